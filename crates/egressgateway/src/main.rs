@@ -1,0 +1,2 @@
+//! egressgateway
+fn main() {}

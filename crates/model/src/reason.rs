@@ -1,0 +1,232 @@
+//! Every "why", printed alike by status conditions, events, metrics and the command line.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::EipPair;
+use crate::pool::Family;
+
+/// Why something is as it is, with what a person needs to understand and mend it.
+///
+/// [`Reason::code`] is the CamelCase word of a condition or event; `Display` is one sentence that says what is wrong and
+/// what helps.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// A field holds a value that can't be used.
+    InvalidField {
+        /// Path in the object, `spec.ippools.ipv4[2]`
+        field: String,
+        /// What is wrong and what to write instead
+        problem: String,
+    },
+    /// The IPv4 and the IPv6 pool differ in size.
+    PoolSizesDiffer {
+        /// Addresses of `spec.ippools.ipv4`
+        v4: u128,
+        /// Addresses of `spec.ippools.ipv6`
+        v6: u128,
+    },
+    /// The pool shares an address with the pool of an older gateway.
+    PoolsOverlap {
+        /// An address of both
+        address: IpAddr,
+        /// The gateway that had it first
+        gateway: String,
+    },
+    /// The policy names a gateway that is not there.
+    UnknownGateway {
+        /// As named in `spec.egressGatewayName`
+        gateway: String,
+    },
+    /// The policy names no gateway and there is no default one.
+    NoDefaultGateway,
+    /// The gateway itself is refused, so nothing can use it.
+    GatewayRefused {
+        /// Its name
+        gateway: String,
+    },
+    /// `podSelector` and `podSubnet` are both given.
+    SelectorAndSubnet,
+    /// Neither `podSelector` nor `podSubnet` is given.
+    SelectsNothing,
+    /// The wanted EIP is in no pool of the gateway.
+    OutsidePool {
+        /// The wanted address
+        address: IpAddr,
+        /// The gateway's name
+        gateway: String,
+    },
+    /// The wanted address is fixed to another partner.
+    PairedElsewhere {
+        /// What was asked for
+        wanted: EipPair,
+        /// The pair that exists
+        pair: EipPair,
+    },
+    /// An EIP equals an address that the cluster uses itself.
+    AddressInUse {
+        /// The address
+        address: IpAddr,
+        /// Who has it
+        owner: String,
+    },
+    /// Every address of the pool is taken.
+    PoolExhausted {
+        /// Family of the pool
+        family: Family,
+        /// The gateway's name
+        gateway: String,
+    },
+    /// The gateway has no pool of any family, and the policy needs an EIP.
+    PoolEmpty {
+        /// The gateway's name
+        gateway: String,
+    },
+    /// The gateway selects no node at all.
+    NoGatewayNode {
+        /// The gateway's name
+        gateway: String,
+    },
+    /// The gateway has nodes, but none is ready.
+    NoReadyNode {
+        /// The gateway's name
+        gateway: String,
+    },
+    /// The tunnel subnet has no free address.
+    TunnelSubnetExhausted {
+        /// Family of the subnet
+        family: Family,
+    },
+    /// An EIP's ports are all leased.
+    PortsExhausted {
+        /// The EIP
+        eip: EipPair,
+    },
+    /// Asked for something that this version does not do.
+    Unsupported {
+        /// Path of the field
+        field: String,
+        /// What is not supported and what to do instead
+        problem: String,
+    },
+    /// All is well: an EIP is in force.
+    Assigned,
+    /// All is well.
+    Ready,
+}
+
+impl Reason {
+    /// CamelCase word for conditions and events.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidField { .. } => "InvalidField",
+            Self::PoolSizesDiffer { .. } => "PoolSizesDiffer",
+            Self::PoolsOverlap { .. } => "PoolsOverlap",
+            Self::UnknownGateway { .. } => "UnknownGateway",
+            Self::NoDefaultGateway => "NoDefaultGateway",
+            Self::GatewayRefused { .. } => "GatewayRefused",
+            Self::SelectorAndSubnet => "SelectorAndSubnet",
+            Self::SelectsNothing => "SelectsNothing",
+            Self::OutsidePool { .. } => "OutsidePool",
+            Self::PairedElsewhere { .. } => "PairedElsewhere",
+            Self::AddressInUse { .. } => "AddressInUse",
+            Self::PoolExhausted { .. } => "PoolExhausted",
+            Self::PoolEmpty { .. } => "PoolEmpty",
+            Self::NoGatewayNode { .. } => "NoGatewayNode",
+            Self::NoReadyNode { .. } => "NoReadyNode",
+            Self::TunnelSubnetExhausted { .. } => "TunnelSubnetExhausted",
+            Self::PortsExhausted { .. } => "PortsExhausted",
+            Self::Unsupported { .. } => "Unsupported",
+            Self::Assigned => "Assigned",
+            Self::Ready => "Ready",
+        }
+    }
+
+    /// Whether this is good news.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        matches!(self, Self::Assigned | Self::Ready)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidField { field, problem } | Self::Unsupported { field, problem } => {
+                write!(f, "{field}: {problem}")
+            }
+            Self::PoolSizesDiffer { v4, v6 } => write!(
+                f,
+                "spec.ippools: {v4} IPv4 and {v6} IPv6 addresses; EIPs are pairs, so give both pools the same size"
+            ),
+            Self::PoolsOverlap { address, gateway } => write!(
+                f,
+                "spec.ippools: {address} is also in the pool of EgressGateway `{gateway}`; take it out of one of them"
+            ),
+            Self::UnknownGateway { gateway } => write!(
+                f,
+                "spec.egressGatewayName: EgressGateway `{gateway}` does not exist; create it or name another"
+            ),
+            Self::NoDefaultGateway => f.write_str(
+                "spec.egressGatewayName: not given, and neither the namespace label \
+                 spidernet.io/egressgateway-default nor a gateway with clusterDefault names one",
+            ),
+            Self::GatewayRefused { gateway } => {
+                write!(
+                    f,
+                    "EgressGateway `{gateway}` is refused itself; see its conditions"
+                )
+            }
+            Self::SelectorAndSubnet => {
+                f.write_str("spec.appliedTo: podSelector and podSubnet can't be combined; remove one")
+            }
+            Self::SelectsNothing => f.write_str(
+                "spec.appliedTo: give a podSelector with matchLabels or matchExpressions, or a podSubnet",
+            ),
+            Self::OutsidePool { address, gateway } => write!(
+                f,
+                "spec.egressIP: {address} is in no pool of EgressGateway `{gateway}`; add it there or choose another"
+            ),
+            Self::PairedElsewhere { wanted, pair } => write!(
+                f,
+                "spec.egressIP: {wanted} can't be had, {pair} is a fixed pair; ask for that pair or other addresses"
+            ),
+            Self::AddressInUse { address, owner } => {
+                write!(
+                    f,
+                    "{address} is the address of {owner}; an EIP must be an address that nobody uses"
+                )
+            }
+            Self::PoolExhausted { family, gateway } => write!(
+                f,
+                "every {family} address of EgressGateway `{gateway}` is in use; add addresses to spec.ippools"
+            ),
+            Self::PoolEmpty { gateway } => write!(
+                f,
+                "EgressGateway `{gateway}` has no pool; add addresses to spec.ippools or set egressIP.useNodeIP"
+            ),
+            Self::NoGatewayNode { gateway } => write!(
+                f,
+                "no node matches spec.nodeSelector of EgressGateway `{gateway}`; label one or change the selector"
+            ),
+            Self::NoReadyNode { gateway } => write!(
+                f,
+                "no gateway node of EgressGateway `{gateway}` is Ready; see `kubectl get egresstunnel`"
+            ),
+            Self::TunnelSubnetExhausted { family } => write!(
+                f,
+                "the {family} tunnel subnet has no free address for this node; widen feature.tunnel{}Subnet",
+                if *family == Family::V4 { "Ipv4" } else { "Ipv6" }
+            ),
+            Self::PortsExhausted { eip } => {
+                write!(
+                    f,
+                    "all ports of {eip} are leased; add EIPs or lower the number of nodes that share one"
+                )
+            }
+            Self::Assigned => f.write_str("the EIP is in force"),
+            Self::Ready => f.write_str("ready"),
+        }
+    }
+}
