@@ -10,3 +10,4 @@
 
 pub mod nft;
 pub mod state;
+pub mod view;
