@@ -1,0 +1,26 @@
+//! Names that users, manifests and other programs rely on.
+
+/// API group of every kind here.
+pub const GROUP: &str = "egressgateway.spidernet.io";
+/// The one served and stored version.
+pub const VERSION: &str = "v1beta1";
+/// `apiVersion` of every object here.
+pub const API_VERSION: &str = "egressgateway.spidernet.io/v1beta1";
+
+/// Label of endpoint slices: name of the policy that they belong to (shortened where a label can't hold it).
+pub const LABEL_POLICY_NAME: &str = "spidernet.io/policy-name";
+/// Annotation of endpoint slices: the policy's whole name where the label had to be shortened.
+pub const ANNOTATION_POLICY_NAME: &str = "egressgateway.spidernet.io/policy-name";
+/// Label of a Namespace: gateway of its policies that name none.
+pub const LABEL_DEFAULT_GATEWAY: &str = "spidernet.io/egressgateway-default";
+
+/// Keeps an EgressGateway until no policy uses it.
+pub const FINALIZER_GATEWAY: &str = "egressgateway.spidernet.io/egressgateway";
+/// Keeps an EgressTunnel until its mark and addresses are free again.
+pub const FINALIZER_TUNNEL: &str = "egressgateway.spidernet.io/egresstunnel";
+
+/// The only EgressClusterInfo that is read.
+pub const CLUSTER_INFO: &str = "default";
+
+/// Condition type on every kind that has conditions: the object does what it says.
+pub const CONDITION_READY: &str = "Ready";
