@@ -10,4 +10,5 @@
 
 pub mod nft;
 pub mod state;
+pub mod transaction;
 pub mod view;

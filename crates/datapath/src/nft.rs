@@ -8,6 +8,7 @@
 //! field padded to a multiple of four bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// Address family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -175,6 +176,29 @@ pub struct Rule {
     pub statements: Vec<Statement>,
     /// Shown as the rule's comment
     pub comment: &'static str,
+}
+
+impl Rule {
+    /// Hash of what the rule says. The kernel keeps it beside the rule, so that a reader knows the rule again without
+    /// taking the kernel's expressions apart. Never 0. Another version of the program may hash the same rule
+    /// differently, which costs one replacement of the chain.
+    #[must_use]
+    pub fn content_hash(&self) -> u64 {
+        /// FNV-1a, 64 bits
+        struct Fnv(u64);
+        impl fmt::Write for Fnv {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                for byte in text.bytes() {
+                    self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+                }
+                Ok(())
+            }
+        }
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        // Cannot fail: the sink never does.
+        let _ = fmt::write(&mut hash, format_args!("{self:?}"));
+        hash.0.max(1)
+    }
 }
 
 /// A value that a rule can load.
