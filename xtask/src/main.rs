@@ -1,2 +1,60 @@
-//! xtask
-fn main() {}
+//! Everything about the project that has an `if` in it and is not the program itself.
+//!
+//! `cargo xtask test` is the one command that CI runs; `cargo xtask --help` lists the rest.
+
+mod bench;
+mod checks;
+mod crds;
+mod layering;
+mod steps;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, check and measure the project")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run every check and every test there is; says at the end what ran and what was skipped, and why
+    Test(test::Options),
+    /// Write the CRD manifests into the chart
+    Crds {
+        /// Only compare, and fail when they differ
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check that the arrows between crates point down and that pure crates are pure
+    CheckLayering,
+    /// Run benchmarks and print them as a table beside their reference
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let root = root();
+    let done = match Cli::parse().command {
+        Command::Test(options) => return test::run(&root, &options),
+        Command::Crds { check } => crds::run(&root, check),
+        Command::CheckLayering => layering::check(&root),
+        Command::Bench(options) => bench::run(&root, &options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's folder.
+fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
