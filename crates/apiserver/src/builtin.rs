@@ -1,0 +1,18 @@
+//! The built-in kinds: what is served, their schemas, defaults and rules.
+
+mod addresses;
+pub mod conditions;
+mod crd;
+mod defaults;
+mod kinds;
+mod lifecycle;
+mod pod_defaults;
+mod validation;
+
+pub use addresses::ServiceAddresses;
+pub use defaults::default;
+pub use kinds::resources;
+pub use lifecycle::{
+    View, grace_seconds, keeps_status_on_create, mark_deleting, prepare_create, prepare_update,
+};
+pub use validation::validate;

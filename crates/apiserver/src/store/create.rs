@@ -1,0 +1,358 @@
+//! Creating objects, and the decoding that all writes share.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::builtin;
+use crate::meta::{self, NameRule};
+use crate::resource::{ResourceInfo, api_version, split_api_version};
+use crate::status_error::StatusError;
+use crate::store::objects::{Entry, Store};
+use crate::store::{Body, Context, FieldValidation, WriteOptions, Written};
+
+/// What generated names may end in: no vowels, so that no words come out.
+const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const SUFFIX_LENGTH: usize = 5;
+const GENERATED_PREFIX_MAX: usize = 58;
+const GENERATE_TRIES: usize = 8;
+
+/// A random (version 4) uid.
+pub(crate) fn new_uid(ctx: &mut Context<'_>) -> String {
+    let (high, low) = ((ctx.rng)(), (ctx.rng)());
+    let high = high & !0xf000 | 0x4000;
+    let low = low & !(0b11 << 62) | 0b10 << 62;
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xffff,
+        high & 0xffff,
+        low >> 48,
+        low & 0xffff_ffff_ffff
+    )
+}
+
+/// A random suffix as in generated names.
+pub(crate) fn new_suffix(ctx: &mut Context<'_>) -> String {
+    let mut bits = (ctx.rng)();
+    let base = SUFFIX_ALPHABET.len() as u64;
+    (0..SUFFIX_LENGTH)
+        .map(|_| {
+            let digit = usize::try_from(bits % base).unwrap_or(0);
+            bits /= base;
+            SUFFIX_ALPHABET.get(digit).copied().map_or('x', char::from)
+        })
+        .collect()
+}
+
+/// What decoding a body gave.
+pub(super) struct Decoded {
+    pub(super) value: Value,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Checks kind and version, drops unknown fields as the options say, drops nulls and fills in defaults.
+pub(super) fn decode(
+    info: &ResourceInfo,
+    body: Body,
+    validation: FieldValidation,
+) -> Result<Decoded, StatusError> {
+    let Body {
+        mut value,
+        duplicates,
+    } = body;
+    check_type(info, &mut value)?;
+    let mut problems: Vec<String> = duplicates
+        .iter()
+        .map(|path| format!("duplicate field {path:?}"))
+        .collect();
+    if let Some(schema) = &info.compiled {
+        if info.builtin
+            && let Some(problem) = schema.wrong_type(&value)
+        {
+            return Err(cannot_be_handled(info, &problem));
+        }
+        problems.extend(
+            schema
+                .prune(&mut value)
+                .into_iter()
+                .map(|path| format!("unknown field {path:?}")),
+        );
+    }
+    let warnings = match validation {
+        FieldValidation::Strict if !problems.is_empty() => {
+            return Err(cannot_be_handled(
+                info,
+                &format!("strict decoding error: {}", problems.join(", ")),
+            ));
+        }
+        FieldValidation::Warn => problems,
+        _ => Vec::new(),
+    };
+    default(info, &mut value);
+    Ok(Decoded { value, warnings })
+}
+
+fn cannot_be_handled(info: &ResourceInfo, why: &str) -> StatusError {
+    let (kind, version) = (&info.gvk.kind, &info.gvk.version);
+    StatusError::bad_request(format!(
+        "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
+    ))
+}
+
+pub(super) fn default(info: &ResourceInfo, value: &mut Value) {
+    if let Some(schema) = info.compiled.as_ref().filter(|_| !info.builtin) {
+        schema.default(value);
+    }
+    if info.builtin {
+        builtin::default(info, value);
+    }
+}
+
+fn check_type(info: &ResourceInfo, value: &mut Value) -> Result<(), StatusError> {
+    let expected = info.api_version();
+    let Some(map) = value.as_object_mut() else {
+        return Err(StatusError::bad_request(
+            "the body of the request is not an object",
+        ));
+    };
+    for (key, expected) in [
+        ("apiVersion", expected.as_str()),
+        ("kind", info.gvk.kind.as_str()),
+    ] {
+        match map
+            .get(key)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+        {
+            None => {
+                map.insert(key.to_owned(), Value::from(expected));
+            }
+            Some(given) if given == expected => {}
+            Some(given) if key == "apiVersion" => {
+                return Err(StatusError::bad_request(format!(
+                    "the API version in the data ({given}) does not match the expected API version ({expected})"
+                )));
+            }
+            Some(given) => {
+                let (group, version) =
+                    split_api_version(map.get("apiVersion").and_then(Value::as_str).unwrap_or_default());
+                return Err(StatusError::bad_request(format!(
+                    "{given} in version {version:?} cannot be handled as a {expected}: no kind {given:?} is registered \
+                     for version {:?} in this resource",
+                    api_version(group, version)
+                )));
+            }
+        }
+    }
+    match map.get("metadata") {
+        None | Some(Value::Null) => {
+            map.insert("metadata".to_owned(), Value::Object(serde_json::Map::new()));
+        }
+        Some(Value::Object(_)) => {}
+        Some(_) => {
+            return Err(cannot_be_handled(
+                info,
+                "json: cannot unmarshal metadata into Go value of type v1.ObjectMeta",
+            ));
+        }
+    }
+    meta::drop_nulls(meta::metadata_mut(value));
+    Ok(())
+}
+
+/// Puts the request's namespace into the object, or refuses one that differs.
+pub(super) fn settle_namespace(
+    info: &ResourceInfo,
+    namespace: Option<&str>,
+    value: &mut Value,
+) -> Result<(), StatusError> {
+    let metadata = meta::metadata_mut(value);
+    let Some(namespace) = namespace.filter(|_| info.namespaced) else {
+        metadata.remove("namespace");
+        return Ok(());
+    };
+    match metadata
+        .get("namespace")
+        .and_then(Value::as_str)
+        .filter(|text| !text.is_empty())
+    {
+        Some(given) if given != namespace => Err(StatusError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        )),
+        _ => {
+            metadata.insert("namespace".to_owned(), Value::from(namespace));
+            Ok(())
+        }
+    }
+}
+
+impl Store {
+    /// Creates an object in the namespace (`None` on cluster-scoped kinds).
+    pub fn create(
+        &mut self,
+        ctx: &mut Context<'_>,
+        info: &Arc<ResourceInfo>,
+        namespace: Option<&str>,
+        body: impl Into<Body>,
+        options: &WriteOptions,
+    ) -> Result<Written, StatusError> {
+        let Decoded { mut value, warnings } = decode(info, body.into(), options.field_validation)?;
+        settle_namespace(info, namespace, &mut value)?;
+        if !meta::resource_version(&value).is_empty() {
+            return Err(StatusError::new(
+                500,
+                "",
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        self.settle_name(ctx, info, &mut value)?;
+        self.check_creatable(info, &value)?;
+        set_system_fields(ctx, info, &mut value);
+        builtin::prepare_create(info, &mut value, ctx, &self.view());
+        if let Some(existing) = self.entry(
+            &info.group_resource(),
+            meta::namespace(&value),
+            meta::name(&value),
+        ) {
+            return Err(StatusError::already_exists(
+                info,
+                meta::name(&value),
+                meta::is_deleting(&existing.object),
+            ));
+        }
+        self.validate(info, &value, None)?;
+        self.check_room(&value, true)?;
+        self.service_addresses
+            .allocate(info, &mut value, None, options.dry_run)?;
+        let object = if options.dry_run {
+            Arc::new(value)
+        } else {
+            self.commit(info, value, ctx.now)
+        };
+        Ok(Written {
+            object,
+            warnings,
+            created: true,
+        })
+    }
+
+    /// Stores in the storage version, and shows the result in the version of the request.
+    pub(super) fn commit(
+        &mut self,
+        info: &ResourceInfo,
+        mut value: Value,
+        now: jiff::Timestamp,
+    ) -> Arc<Value> {
+        if !info.is_storage_version() {
+            let stored = api_version(&info.gvk.group, &info.storage_version);
+            meta::map_of(&mut value).insert("apiVersion".to_owned(), Value::from(stored));
+        }
+        let object = self.put(&info.group_resource(), value, now);
+        Self::present(info, &Entry::of(&object))
+    }
+
+    fn settle_name(
+        &self,
+        ctx: &mut Context<'_>,
+        info: &ResourceInfo,
+        value: &mut Value,
+    ) -> Result<(), StatusError> {
+        let prefix = meta::text(value, "generateName").to_owned();
+        if !meta::name(value).is_empty() || prefix.is_empty() {
+            return Ok(());
+        }
+        let mut cut = prefix.len().min(GENERATED_PREFIX_MAX);
+        while !prefix.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        let base = prefix.get(..cut).unwrap_or_default();
+        let mut name = String::new();
+        for _ in 0..GENERATE_TRIES {
+            name = format!("{base}{}", new_suffix(ctx));
+            if self
+                .entry(&info.group_resource(), meta::namespace(value), &name)
+                .is_none()
+            {
+                break;
+            }
+        }
+        meta::metadata_mut(value).insert("name".to_owned(), Value::from(name));
+        Ok(())
+    }
+
+    fn check_creatable(&self, info: &ResourceInfo, value: &Value) -> Result<(), StatusError> {
+        if info.terminating {
+            return Err(StatusError::new(
+                403,
+                "MethodNotAllowed",
+                "create not allowed while custom resource definition is terminating",
+            ));
+        }
+        if !info.namespaced {
+            return Ok(());
+        }
+        let namespace = meta::namespace(value);
+        let found = self
+            .object("", "namespaces", "", namespace)
+            .ok_or_else(|| StatusError::namespace_not_found(namespace))?;
+        if !meta::is_deleting(found) {
+            return Ok(());
+        }
+        let why =
+            format!("unable to create new content in namespace {namespace} because it is being terminated");
+        Err(StatusError::forbidden(info, meta::name(value), &why).with_cause(
+            "NamespaceTerminating",
+            format!("namespace {namespace} is being terminated"),
+            "metadata.namespace",
+        ))
+    }
+
+    /// Checks a complete object against the rules of metadata, of its schema and of its kind.
+    pub(super) fn validate(
+        &self,
+        info: &ResourceInfo,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> Result<(), StatusError> {
+        let mut errors = meta::validate(new, NameRule::of(&info.gvk.group, &info.plural), &self.limits);
+        if info.builtin {
+            errors.extend(builtin::validate(info, new, old, &self.limits, &self.registry));
+        } else if let Some(schema) = &info.compiled {
+            errors.extend(schema.validate(new, old));
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(StatusError::invalid(info, meta::name(new), &errors))
+        }
+    }
+
+    /// What the built-in kinds' rules may look at.
+    pub(super) fn view(&self) -> builtin::View<'_> {
+        builtin::View { store: self }
+    }
+}
+
+fn set_system_fields(ctx: &mut Context<'_>, info: &ResourceInfo, value: &mut Value) {
+    let uid = new_uid(ctx);
+    let now = meta::timestamp(ctx.now);
+    if info.has_status && !builtin::keeps_status_on_create(info) {
+        meta::map_of(value).remove("status");
+    }
+    let metadata = meta::metadata_mut(value);
+    for key in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "selfLink",
+        "managedFields",
+    ] {
+        metadata.remove(key);
+    }
+    metadata.insert("uid".to_owned(), Value::from(uid));
+    metadata.insert("creationTimestamp".to_owned(), Value::from(now));
+    if info.has_generation {
+        metadata.insert("generation".to_owned(), Value::from(1));
+    }
+}

@@ -1,0 +1,252 @@
+//! Replacing objects and their status.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::builtin;
+use crate::meta;
+use crate::resource::ResourceInfo;
+use crate::status_error::{FieldError, StatusError};
+use crate::store::create::{Decoded, decode, settle_namespace};
+use crate::store::objects::{Entry, Key, Store};
+use crate::store::{Body, Context, Subresource, Target, WriteOptions, Written};
+
+impl Store {
+    /// Replaces an object, its status, its scale or a namespace's finalizers.
+    pub fn update(
+        &mut self,
+        ctx: &mut Context<'_>,
+        target: &Target,
+        subresource: Subresource,
+        body: impl Into<Body>,
+        options: &WriteOptions,
+    ) -> Result<Written, StatusError> {
+        let info = &target.resource;
+        let body = body.into();
+        if subresource == Subresource::Scale {
+            return self.update_scale(ctx, target, &body.value, options);
+        }
+        let Decoded { mut value, warnings } = decode(info, body, options.field_validation)?;
+        check_name(target, &mut value)?;
+        settle_namespace(info, target.namespace.as_deref(), &mut value)?;
+        let old = match self.find(target) {
+            Ok(entry) => Self::present(info, entry),
+            Err(_) if info.create_on_update && subresource == Subresource::Main => {
+                meta::metadata_mut(&mut value).remove("resourceVersion");
+                return self.create(ctx, info, target.namespace.as_deref(), value, options);
+            }
+            Err(error) => return Err(error),
+        };
+        if meta::resource_version(&value).is_empty() && !info.unconditional_update {
+            let error = FieldError::invalid(
+                "metadata.resourceVersion",
+                &Value::from(0),
+                "must be specified for an update",
+            );
+            return Err(StatusError::invalid(info, &target.name, &[error]));
+        }
+        let object = self.replace(ctx, target, subresource, &old, value, options)?;
+        Ok(Written {
+            object,
+            warnings,
+            created: false,
+        })
+    }
+
+    /// Stores `new` in place of `old`; both in the version of the request, `new` decoded and defaulted.
+    pub(super) fn replace(
+        &mut self,
+        ctx: &mut Context<'_>,
+        target: &Target,
+        subresource: Subresource,
+        old: &Arc<Value>,
+        mut new: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Value>, StatusError> {
+        let info = &target.resource;
+        check_preconditions(info, old, &new)?;
+        restrict(info, subresource, old, &mut new);
+        keep_system_fields(info, old, &mut new);
+        if info.builtin {
+            builtin::prepare_update(info, subresource, old, &mut new, ctx.now);
+        }
+        check_finalizers(info, old, &new)?;
+        if info.has_generation && subresource != Subresource::Status && content_changed(info, old, &new) {
+            let generation = meta::generation(old) + 1;
+            meta::metadata_mut(&mut new).insert("generation".to_owned(), Value::from(generation));
+        }
+        if same_content(old, &new) {
+            return Ok(Arc::clone(old));
+        }
+        self.validate(info, &new, Some(old))?;
+        self.check_room(&new, false)?;
+        self.service_addresses
+            .allocate(info, &mut new, Some(old), options.dry_run)?;
+        if options.dry_run {
+            return Ok(Arc::new(new));
+        }
+        if may_go(info, &new) {
+            // The write that takes the last finalizer away deletes, and shows as one DELETED event.
+            let last = self.remove(&info.group_resource(), &Key::of(old), ctx.now);
+            return Ok(last.map_or_else(|| Arc::clone(old), |last| Self::present(info, &Entry::of(&last))));
+        }
+        Ok(self.commit(info, new, ctx.now))
+    }
+}
+
+/// Whether nothing keeps an object any more that is being deleted.
+pub(super) fn may_go(info: &ResourceInfo, object: &Value) -> bool {
+    if !meta::is_deleting(object) || meta::finalizers(object).next().is_some() {
+        return false;
+    }
+    let grace = object
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(0);
+    let namespace = info.builtin && info.plural == "namespaces" && info.gvk.group.is_empty();
+    let held = namespace
+        && object
+            .pointer("/spec/finalizers")
+            .and_then(Value::as_array)
+            .is_some_and(|list| !list.is_empty());
+    grace == 0 && !held
+}
+
+pub(super) fn check_name(target: &Target, value: &mut Value) -> Result<(), StatusError> {
+    match meta::name(value) {
+        "" => {
+            meta::metadata_mut(value).insert("name".to_owned(), Value::from(target.name.as_str()));
+            Ok(())
+        }
+        given if given == target.name => Ok(()),
+        given => Err(StatusError::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({})",
+            target.name
+        ))),
+    }
+}
+
+fn check_preconditions(info: &ResourceInfo, old: &Value, new: &Value) -> Result<(), StatusError> {
+    let (version, uid) = (meta::resource_version(new), meta::uid(new));
+    if !uid.is_empty() && uid != meta::uid(old) {
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            meta::uid(old)
+        );
+        return Err(StatusError::conflict(info, meta::name(old), &why));
+    }
+    if !version.is_empty() && version != "0" && version != meta::resource_version(old) {
+        return Err(StatusError::modified(info, meta::name(old)));
+    }
+    Ok(())
+}
+
+/// Takes over from `old` what the subresource may not change.
+fn restrict(info: &ResourceInfo, subresource: Subresource, old: &Value, new: &mut Value) {
+    match subresource {
+        Subresource::Status => {
+            let status = new.get("status").cloned();
+            let metadata = new.get("metadata").cloned();
+            *new = old.clone();
+            let map = meta::map_of(new);
+            set_or_remove(map, "status", status);
+            if let Some(metadata) = metadata.filter(|_| info.builtin) {
+                map.insert("metadata".to_owned(), metadata);
+            }
+        }
+        Subresource::Finalize => {
+            let finalizers = new.pointer("/spec/finalizers").cloned();
+            *new = old.clone();
+            set_or_remove(meta::map_mut(meta::map_of(new), "spec"), "finalizers", finalizers);
+        }
+        Subresource::Main | Subresource::Scale => {
+            if info.has_status {
+                set_or_remove(meta::map_of(new), "status", old.get("status").cloned());
+            }
+        }
+    }
+}
+
+fn set_or_remove(map: &mut Map<String, Value>, key: &str, value: Option<Value>) {
+    match value {
+        Some(value) => {
+            map.insert(key.to_owned(), value);
+        }
+        None => {
+            map.remove(key);
+        }
+    }
+}
+
+fn keep_system_fields(info: &ResourceInfo, old: &Value, new: &mut Value) {
+    const KEPT: [&str; 7] = [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "resourceVersion",
+    ];
+    let metadata = meta::metadata_mut(new);
+    for key in KEPT {
+        set_or_remove(
+            metadata,
+            key,
+            meta::metadata(old).and_then(|old| old.get(key)).cloned(),
+        );
+    }
+    metadata.remove("managedFields");
+    metadata.remove("selfLink");
+    if !info.namespaced {
+        metadata.remove("namespace");
+    }
+}
+
+fn check_finalizers(info: &ResourceInfo, old: &Value, new: &Value) -> Result<(), StatusError> {
+    if !meta::is_deleting(old) {
+        return Ok(());
+    }
+    let before: Vec<&str> = meta::finalizers(old).collect();
+    let added: Vec<&str> = meta::finalizers(new)
+        .filter(|finalizer| !before.contains(finalizer))
+        .collect();
+    if added.is_empty() {
+        return Ok(());
+    }
+    let detail = format!(
+        "no new finalizers can be added if the object is being deleted, found new finalizers {}",
+        Value::from(added)
+    );
+    Err(StatusError::invalid(
+        info,
+        meta::name(old),
+        &[FieldError::forbidden("metadata.finalizers", detail)],
+    ))
+}
+
+/// Whether anything but metadata and, where it is a subresource, status differs.
+fn content_changed(info: &ResourceInfo, old: &Value, new: &Value) -> bool {
+    let content = |object: &Value| -> Vec<(String, Value)> {
+        let map = object.as_object().into_iter().flatten();
+        map.filter(|(key, _)| *key != "metadata" && !(info.has_status && *key == "status"))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    };
+    content(old) != content(new)
+}
+
+/// Whether writing would change nothing. Empty maps and lists of metadata count as absent.
+fn same_content(old: &Value, new: &Value) -> bool {
+    let rest = |object: &Value| {
+        let mut object = object.clone();
+        meta::metadata_mut(&mut object).retain(|_, value| {
+            !value.is_null()
+                && value.as_object().is_none_or(|map| !map.is_empty())
+                && value.as_array().is_none_or(|list| !list.is_empty())
+        });
+        object
+    };
+    old == new || rest(old) == rest(new)
+}
