@@ -8,6 +8,9 @@
 //! field padded to a multiple of four bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+
+pub mod text;
 use std::fmt;
 
 /// Address family of a table.
@@ -170,7 +173,7 @@ pub enum Hook {
 }
 
 /// One rule: statements from left to right; the first match that fails ends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// Statements in order
     pub statements: Vec<Statement>,
@@ -201,8 +204,34 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// Tells whether a rule in the kernel is this one: it is stored beside the rule, since reading back what the kernel
+    /// made of the statements would need a second decoder to trust. Never 0.
+    #[must_use]
+    pub fn content_hash(&self) -> u64 {
+        let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+        self.hash(&mut hasher);
+        hasher.0.max(1)
+    }
+}
+
+/// FNV-1a: the same in every process, which the standard library's hasher does not promise.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
 /// A value that a rule can load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Load {
     /// Packet mark, 4 bytes host order
     Mark,
@@ -265,7 +294,7 @@ pub enum Load {
 }
 
 /// A loaded value, perhaps masked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Operand {
     /// What is loaded
     pub load: Load,
@@ -274,16 +303,18 @@ pub struct Operand {
 }
 
 /// Comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Compare {
     /// Equal
     Equal,
     /// Not equal
     NotEqual,
+    /// Greater, bytes compared from the left: for values in network byte order
+    Greater,
 }
 
 /// What a rule can write to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// Packet mark
     Mark,
@@ -300,7 +331,7 @@ pub enum Target {
 }
 
 /// Where a written value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// These bytes
     Constant(Vec<u8>),
@@ -325,7 +356,7 @@ pub enum Source {
 }
 
 /// Verdicts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Go on behind this base chain
     Accept,
@@ -340,7 +371,7 @@ pub enum Verdict {
 }
 
 /// How a refused packet is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reject {
     /// ICMP or ICMPv6 "administratively prohibited" of the packet's family
     AdminProhibited,
@@ -351,7 +382,7 @@ pub enum Reject {
 }
 
 /// One statement of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Statement {
     /// Goes on when the comparison holds
     Match {
@@ -362,11 +393,11 @@ pub enum Statement {
         /// Right side, as long as the loaded value
         value: Vec<u8>,
     },
-    /// Goes on when the key is in the set (or, negated, is not)
+    /// Goes on when the key is in the set (or, negated, is not). Plain sets only: the kernel refuses a map here
     InSet {
         /// Key, field by field
         key: Vec<Operand>,
-        /// Name of the set or map
+        /// Name of the set
         set: String,
         /// Goes on when it is *not* in the set
         negate: bool,

@@ -31,9 +31,10 @@ pub struct NodeView {
     pub policies: Vec<PolicyView>,
     /// Networks that belong to the cluster: pods, services, and what the user adds
     pub cluster_cidrs: BTreeSet<IpNet>,
-    /// Addresses of nodes
+    /// Addresses of all nodes, this one included: never outside, and tunnel datagrams from elsewhere are forged
     pub node_addresses: BTreeSet<IpAddr>,
-    /// EIPs that local pods may leave with: those of `policies`, and those that live connections still use
+    /// EIPs that local pods may leave with: those of `policies`, and those that live connections still use.
+    /// A flow whose EIP is not here any more is refused
     pub eips: BTreeMap<EipPair, SourceEip>,
     /// EIPs of the groups that this node is a gateway of
     pub gateway_eips: BTreeMap<EipPair, GatewayEip>,
@@ -95,7 +96,7 @@ pub enum ExistingFlows {
     /// They go on as they are
     #[default]
     Keep,
-    /// They are cut: the agent deletes them from conntrack, and the guard drops what they still send
+    /// They are cut: the agent deletes them from conntrack, and what they still send leaves with the EIP
     Cut,
 }
 
@@ -208,6 +209,8 @@ pub enum Destinations {
 pub struct SourceEip {
     /// Node that carries the EIP now, as far as is known alive; may be this node; `None`: no gateway lives
     pub carrier: Option<String>,
+    /// Nodes that may come to carry it, its carrier included: their routes are there before they are needed
+    pub candidates: BTreeSet<String>,
     /// This node's block for new connections; `None`: not leased yet, new connections are refused
     pub block: Option<PortBlock>,
     /// Blocks of connections that live on
