@@ -8,7 +8,6 @@
 //! field padded to a multiple of four bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{Hash, Hasher};
 
 pub mod text;
 use std::fmt;
@@ -201,32 +200,6 @@ impl Rule {
         // Cannot fail: the sink never does.
         let _ = fmt::write(&mut hash, format_args!("{self:?}"));
         hash.0.max(1)
-    }
-}
-
-impl Rule {
-    /// Tells whether a rule in the kernel is this one: it is stored beside the rule, since reading back what the kernel
-    /// made of the statements would need a second decoder to trust. Never 0.
-    #[must_use]
-    pub fn content_hash(&self) -> u64 {
-        let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
-        self.hash(&mut hasher);
-        hasher.0.max(1)
-    }
-}
-
-/// FNV-1a: the same in every process, which the standard library's hasher does not promise.
-struct Fnv(u64);
-
-impl Hasher for Fnv {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
     }
 }
 
