@@ -11,7 +11,9 @@
 //!
 //! This crate knows no client, no sockets and no clock. Start reading at [`v1beta1`].
 
+pub mod convert;
 pub mod names;
+pub mod slim;
 pub mod v1beta1;
 
 pub mod resource;

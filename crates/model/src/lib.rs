@@ -8,15 +8,19 @@
 //!
 //! Start with [`eip`], [`port_block`] and [`mark`].
 
+pub mod cluster;
 pub mod eip;
+pub mod gateway;
 pub mod gateway_order;
 pub mod interval_map;
 pub mod mark;
 pub mod policy;
 pub mod pool;
 pub mod port_block;
+pub mod port_lease;
 pub mod reason;
 pub mod selector;
+pub mod tunnel;
 pub mod tunnel_mac;
 
 pub use eip::EipPair;

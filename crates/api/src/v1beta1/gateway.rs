@@ -105,6 +105,9 @@ pub struct EgressGatewayStatus {
     /// The nodes that match, by name, and the EIPs that each carries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub node_list: Vec<GatewayNode>,
+    /// EIPs that policies keep while no node is Ready to carry them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unplaced: Vec<GatewayEip>,
     /// How much of the pools is in use.
     #[serde(default)]
     pub ip_usage: IpUsage,

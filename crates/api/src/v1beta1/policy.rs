@@ -147,7 +147,7 @@ pub struct EgressIp {
     #[schemars(extend("x-default" = false))]
     pub use_node_ip: bool,
     /// How to choose where no address is asked for: `default` takes the gateway's default EIP, `rr` one that no other
-    /// policy has, as long as there is one.
+    /// policy has.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(extend("enum" = ["", "default", "rr"], "x-default" = "default"))]
     pub allocator_policy: String,

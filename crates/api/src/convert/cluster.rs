@@ -1,0 +1,129 @@
+//! Kubernetes' own objects, and EgressClusterInfo.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use model::cluster::{ClusterInfo, Node, Pod, PodCidrMode, PodKey};
+
+use super::network;
+use crate::slim::{ControlPlanePod, SlimNode, SlimPod, SlimService, SlimServiceCidr};
+use crate::v1beta1::{EgressClusterInfo, IpLists};
+
+/// A node, as far as egress is concerned.
+pub fn node(object: &SlimNode) -> Node {
+    let status = &object.status;
+    let addresses = status
+        .addresses
+        .iter()
+        .filter(|address| address.kind == "InternalIP");
+    let cidrs = std::iter::once(&object.spec.pod_cidr).chain(&object.spec.pod_cidrs);
+    Node {
+        labels: object.metadata.labels.clone().unwrap_or_default(),
+        ready: status
+            .conditions
+            .iter()
+            .any(|condition| condition.kind == "Ready" && condition.status == "True"),
+        addresses: addresses
+            .filter_map(|address| address.address.parse().ok())
+            .collect(),
+        pod_cidrs: cidrs.filter_map(|cidr| network(cidr)).collect(),
+    }
+}
+
+/// Namespace and name of a pod.
+pub fn pod_key(object: &SlimPod) -> PodKey {
+    PodKey {
+        namespace: object.metadata.namespace.clone().unwrap_or_default(),
+        name: object.metadata.name.clone().unwrap_or_default(),
+    }
+}
+
+/// A pod, as far as egress is concerned.
+pub fn pod(object: &SlimPod) -> Pod {
+    let status = &object.status;
+    let addresses = status
+        .pod_ips
+        .iter()
+        .map(|address| &address.ip)
+        .chain([&status.pod_ip]);
+    Pod {
+        labels: object.metadata.labels.clone().unwrap_or_default(),
+        node: object.spec.node_name.clone(),
+        addresses: addresses.filter_map(|address| address.parse().ok()).collect(),
+        host_network: object.spec.host_network,
+        finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+    }
+}
+
+/// What the object asks for. Without `autoDetect` nothing is detected, as its defaults are those of its fields.
+pub fn cluster_info(object: &EgressClusterInfo) -> ClusterInfo {
+    let spec = &object.spec;
+    let Some(detect) = &spec.auto_detect else {
+        return ClusterInfo {
+            pod_cidr_mode: PodCidrMode::Off,
+            extra: spec.extra_cidr.clone(),
+            ..ClusterInfo::default()
+        };
+    };
+    ClusterInfo {
+        pod_cidr_mode: match detect.pod_cidr_mode.as_str() {
+            "k8s" => PodCidrMode::Kubernetes,
+            "calico" => PodCidrMode::Calico,
+            "auto" => PodCidrMode::Auto,
+            _ => PodCidrMode::Off,
+        },
+        detect_services: detect.cluster_ip,
+        detect_nodes: detect.node_ip,
+        extra: spec.extra_cidr.clone(),
+    }
+}
+
+/// All networks of the cluster that the object's status and spec name, as an agent needs them. Entries that can't be read
+/// are left out.
+pub fn networks(object: &EgressClusterInfo) -> BTreeSet<IpNet> {
+    let status = object.status.clone().unwrap_or_default();
+    let lists = status
+        .node_ip
+        .values()
+        .chain(&status.cluster_ip)
+        .chain(status.pod_cidr.values());
+    let texts = lists.flat_map(|lists: &IpLists| lists.ipv4.iter().chain(&lists.ipv6));
+    texts
+        .chain(&status.extra_cidr)
+        .chain(&object.spec.extra_cidr)
+        .filter_map(|text| network(text))
+        .collect()
+}
+
+/// Ranges of Service addresses that a ServiceCIDR names.
+pub fn service_ranges(object: &SlimServiceCidr) -> BTreeSet<IpNet> {
+    object
+        .spec
+        .cidrs
+        .iter()
+        .filter_map(|cidr| network(cidr))
+        .collect()
+}
+
+/// Addresses of a Service, none for a headless one.
+pub fn service_addresses(object: &SlimService) -> BTreeSet<IpAddr> {
+    let spec = &object.spec;
+    std::iter::once(&spec.cluster_ip)
+        .chain(&spec.cluster_ips)
+        .filter_map(|address| address.parse().ok())
+        .collect()
+}
+
+/// Ranges of Service addresses that a program of the control plane was told on its command line.
+pub fn control_plane_ranges(object: &ControlPlanePod) -> BTreeSet<IpNet> {
+    let flags = object
+        .spec
+        .containers
+        .iter()
+        .filter_map(|line| line.flag("service-cluster-ip-range"));
+    flags
+        .flat_map(|value| value.split(','))
+        .filter_map(network)
+        .collect()
+}

@@ -1,0 +1,81 @@
+//! EgressPortLease.
+
+use model::port_lease::{BlockRole, BlockState, EipLease, LeasedBlock, PortLease};
+use model::{EipPair, PortBlock};
+
+use crate::v1beta1::{self, EgressPortLease, EgressPortLeaseSpec};
+
+/// What a node holds; a lease or a block that can't be read counts as not there.
+pub fn port_lease(object: &EgressPortLease) -> PortLease {
+    let leases = object.spec.leases.iter().filter_map(|lease| {
+        let mut blocks: Vec<LeasedBlock> = lease.blocks.iter().filter_map(block).collect();
+        blocks.sort_unstable();
+        Some(EipLease {
+            gateway: lease.gateway.clone(),
+            eip: EipPair::new(lease.ipv4.parse().ok(), lease.ipv6.parse().ok())?,
+            blocks,
+        })
+    });
+    let mut leases: Vec<EipLease> = leases.collect();
+    leases.sort_unstable_by_key(|lease| lease.eip);
+    PortLease {
+        generation: object.spec.generation,
+        leases,
+    }
+}
+
+fn block(wire: &v1beta1::LeasedBlock) -> Option<LeasedBlock> {
+    Some(LeasedBlock {
+        block: PortBlock::from_size(wire.first.try_into().ok()?, wire.size.try_into().ok()?)?,
+        state: match wire.state.as_str() {
+            "Active" | "" => BlockState::Active,
+            "Draining" => BlockState::Draining,
+            _ => return None,
+        },
+        role: match wire.role.as_str() {
+            "Source" | "" => BlockRole::Source,
+            "Overflow" => BlockRole::Overflow,
+            _ => return None,
+        },
+    })
+}
+
+/// The spec that says this.
+pub fn port_lease_spec(lease: &PortLease) -> EgressPortLeaseSpec {
+    let leases = lease.leases.iter().map(|lease| v1beta1::EipLease {
+        gateway: lease.gateway.clone(),
+        ipv4: lease
+            .eip
+            .v4()
+            .map(|address| address.to_string())
+            .unwrap_or_default(),
+        ipv6: lease
+            .eip
+            .v6()
+            .map(|address| address.to_string())
+            .unwrap_or_default(),
+        blocks: lease.blocks.iter().map(wire_block).collect(),
+    });
+    EgressPortLeaseSpec {
+        generation: lease.generation,
+        block_count: i64::try_from(lease.block_count()).unwrap_or(i64::MAX),
+        leases: leases.collect(),
+    }
+}
+
+fn wire_block(leased: &LeasedBlock) -> v1beta1::LeasedBlock {
+    v1beta1::LeasedBlock {
+        first: leased.block.first().into(),
+        size: leased.block.size().into(),
+        state: match leased.state {
+            BlockState::Active => "Active",
+            BlockState::Draining => "Draining",
+        }
+        .to_owned(),
+        role: match leased.role {
+            BlockRole::Source => "Source",
+            BlockRole::Overflow => "Overflow",
+        }
+        .to_owned(),
+    }
+}

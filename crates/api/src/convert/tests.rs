@@ -1,0 +1,185 @@
+//! What users write, and what they are told.
+
+use kube_core::ObjectMeta;
+use model::Reason;
+use model::policy::{EgressChoice, PodSelection};
+
+use super::*;
+use crate::v1beta1::{EgressClusterPolicy, EgressGateway, EgressPolicy, EgressPortLease, EgressTunnel};
+
+fn read<T: serde::de::DeserializeOwned>(yaml: &str) -> T {
+    serde_saphyr::from_str(yaml).unwrap()
+}
+
+fn gateway_problem(spec: &str) -> String {
+    let object: EgressGateway = read(&format!("metadata: {{name: g}}\nspec: {spec}"));
+    gateway(&object).unwrap_err().to_string()
+}
+
+fn policy_problem(spec: &str) -> String {
+    let object: EgressPolicy = read(&format!("metadata: {{name: p, namespace: n}}\nspec: {spec}"));
+    policy(&object).unwrap_err().to_string()
+}
+
+#[test]
+fn a_gateway_is_read_as_its_user_wrote_it() {
+    let object: EgressGateway = read(
+        r#"
+apiVersion: egressgateway.spidernet.io/v1beta1
+kind: EgressGateway
+metadata:
+  name: default
+spec:
+  clusterDefault: true
+  ippools:
+    ipv4: ["10.6.168.201-10.6.168.205"]
+  nodeSelector:
+    selector:
+      matchLabels:
+        egressgateway: "true"
+"#,
+    );
+    let gateway = gateway(&object).unwrap();
+    assert!(gateway.cluster_default);
+    assert_eq!(gateway.pool_v4.count(), 5);
+    assert!(
+        gateway
+            .nodes
+            .matches(&[("egressgateway".to_owned(), "true".to_owned())].into())
+    );
+    assert_eq!(gateway.named_default(), None);
+}
+
+#[test]
+fn a_wrong_gateway_is_told_the_field_and_the_fix() {
+    let selector = "nodeSelector: {selector: {matchLabels: {a: b}}}";
+    insta::assert_snapshot!(
+        [
+            gateway_problem(&format!("{{{selector}, ippools: {{ipv4: [10.6.1.1, 10.6.1.300]}}}}")),
+            gateway_problem(&format!("{{{selector}, ippools: {{ipv4: [10.6.1.9-10.6.1.2]}}}}")),
+            gateway_problem(&format!("{{{selector}, ippools: {{ipv6: [10.6.1.9]}}}}")),
+            gateway_problem(&format!("{{{selector}, ippools: {{ipv4DefaultEIP: 10.6.1}}}}")),
+            gateway_problem("{ippools: {ipv4: [10.6.1.1]}}"),
+            gateway_problem("{nodeSelector: {selector: {matchExpressions: [{key: a, operator: Equals}]}}}"),
+        ]
+        .join("\n"),
+        @"
+    spec.ippools.ipv4[1]: `10.6.1.300` is not an address, an `a-b` range or a CIDR
+    spec.ippools.ipv4[0]: `10.6.1.9-10.6.1.2` is a reversed range: write the lower address first
+    spec.ippools.ipv6[0]: `10.6.1.9` is not IPv6
+    spec.ippools.ipv4DefaultEIP: `10.6.1` is not an IPv4 address; write one like 10.6.1.55
+    spec.nodeSelector.selector: selects no node; give matchLabels or matchExpressions, for instance matchLabels: {egressgateway: \"true\"}
+    spec.nodeSelector.selector.matchExpressions[0]: operator `Equals` is unknown; write In, NotIn, Exists or DoesNotExist
+    "
+    );
+}
+
+#[test]
+fn a_wrong_policy_is_told_the_field_and_the_fix() {
+    let pods = "appliedTo: {podSelector: {matchLabels: {app: x}}}";
+    insta::assert_snapshot!(
+        [
+            policy_problem("{}"),
+            policy_problem("{appliedTo: {podSelector: {matchLabels: {app: x}}, podSubnet: [10.0.0.0/24]}}"),
+            policy_problem("{appliedTo: {podSubnet: [10.0.0/24]}}"),
+            policy_problem(&format!("{{{pods}, destSubnet: [10.0.0.0/8, 10.6.1.92]}}")),
+            policy_problem(&format!("{{{pods}, destSubnet: [everything]}}")),
+            policy_problem(&format!("{{{pods}, egressIP: {{ipv4: 10.6.1, useNodeIP: true}}}}")),
+            policy_problem(&format!("{{{pods}, egressIP: {{ipv4: 10.6.1.1, useNodeIP: true}}}}")),
+            policy_problem(&format!("{{{pods}, egressIP: {{ipv6: \"::ffff:10.6.1.1\"}}}}")),
+            policy_problem(&format!("{{{pods}, egressIP: {{allocatorPolicy: random}}}}")),
+            policy_problem(&format!("{{{pods}, priority: -1}}")),
+        ]
+        .join("\n"),
+        @"
+    spec.appliedTo: give a podSelector with matchLabels or matchExpressions, or a podSubnet
+    spec.appliedTo: podSelector and podSubnet can't be combined; remove one
+    spec.appliedTo.podSubnet[0]: `10.0.0/24` is neither an address nor a CIDR; write one like 10.0.0.0/16 or 10.0.0.7
+    spec.destSubnet[1]: `10.6.1.92` is not a CIDR; write `10.6.1.92/32`
+    spec.destSubnet[0]: `everything` is not a CIDR; write one like 192.0.2.0/24 or 2001:db8::/32
+    spec.egressIP.ipv4: `10.6.1` is not an IPv4 address; write one like 10.6.1.55
+    spec.egressIP: useNodeIP excludes ipv4 and ipv6; remove the addresses or set useNodeIP to false
+    spec.egressIP.ipv6: `::ffff:10.6.1.1` is not an IPv6 address; write one like fd00::55
+    spec.egressIP.allocatorPolicy: `random` is unknown; write `default` or `rr`
+    spec.priority: is negative; write 0 or more
+    "
+    );
+}
+
+#[test]
+fn null_and_empty_text_count_as_absent() {
+    let object: EgressPolicy = read(
+        "metadata: {name: p, namespace: n}
+spec:
+  egressGatewayName: ''
+  egressIP: {ipv4: '', ipv6: '', useNodeIP: false}
+  appliedTo: {podSelector: {matchLabels: {app: x}}}
+  destSubnet: null",
+    );
+    let policy = policy(&object).unwrap();
+    assert_eq!((policy.gateway, policy.egress), (None, EgressChoice::Default));
+    assert!(policy.destinations.is_empty());
+}
+
+#[test]
+fn a_cluster_policy_is_for_all_namespaces_or_chosen_ones() {
+    let object = |extra: &str| -> EgressClusterPolicy {
+        read(&format!(
+            "spec: {{appliedTo: {{podSelector: {{matchLabels: {{app: x}}}}{extra}}}}}"
+        ))
+    };
+    let namespaces = |extra: &str| match cluster_policy(&object(extra)).unwrap().pods {
+        PodSelection::Labels(namespaces, _) | PodSelection::Subnets(namespaces, _) => namespaces,
+    };
+    let team = [("team".to_owned(), "a".to_owned())].into();
+    assert!(namespaces("").contain("any", None));
+    let chosen = namespaces(", namespaceSelector: {matchLabels: {team: a}}");
+    assert!(chosen.contain("any", Some(&team)));
+    assert!(!chosen.contain("any", None));
+}
+
+#[test]
+fn what_cannot_be_read_of_a_tunnel_counts_as_absent() {
+    let object: EgressTunnel = read(
+        "status:
+  tunnel: {ipv4: 172.31.0.1, ipv6: <nil>, mac: 'no', parent: {name: eth0, ipv4: 10.6.0.1}}
+  mark: '0x26000001'
+  phase: Sleeping
+  claims: [{eip: 10.6.1.1, epoch: 3}, {eip: x, epoch: 4}]
+  conditions: [{type: Ready, status: 'True', reason: r, message: m, lastTransitionTime: 2024-01-01T00:00:00Z}]",
+    );
+    let tunnel = tunnel(&object);
+    assert_eq!(tunnel.ipv4, "172.31.0.1".parse().ok());
+    assert_eq!((tunnel.ipv6, tunnel.mac, tunnel.phase), (None, None, None));
+    assert_eq!(tunnel.mark, Some(0x2600_0001));
+    assert_eq!(tunnel.claims.len(), 1);
+    assert_eq!(tunnel.programmed, Some(true));
+    assert_eq!(mark(0x2600_0001), "0x26000001");
+}
+
+#[test]
+fn leases_read_back_as_they_are_written() {
+    let object: EgressPortLease = read(
+        "spec:
+  generation: 3
+  leases:
+  - {gateway: g, ipv4: 10.6.1.1, blocks: [{first: 4096, size: 4096, state: Active, role: Source}]}
+  - {gateway: g, ipv4: 10.6.1.2, blocks: [{first: 4097, size: 4096, state: Active, role: Source}]}
+  - {gateway: g, blocks: []}",
+    );
+    let lease = port_lease(&object);
+    assert_eq!(lease.leases.len(), 2, "a lease of nothing is none");
+    assert_eq!(lease.block_count(), 1, "a block that is not aligned is none");
+    let again = EgressPortLease {
+        metadata: ObjectMeta::default(),
+        spec: port_lease_spec(&lease),
+        status: None,
+    };
+    assert_eq!(port_lease(&again), lease);
+}
+
+#[test]
+fn reasons_are_the_vocabularys_own() {
+    let object: EgressPolicy = read("spec: {}");
+    assert_eq!(policy(&object), Err(Reason::SelectsNothing));
+}
