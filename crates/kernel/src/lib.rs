@@ -1,1 +1,27 @@
-//! kernel
+//! The only crate that talks to Linux: native netlink, no subprocesses, synchronous.
+//!
+//! Three layers: netlink messages and one socket type, which nobody else sees; one module per kernel object;
+//! and on top what reads and applies what crate `datapath` describes.
+//!
+//! Deliberately absent: Kubernetes, policies, decisions. What is applied was decided elsewhere, and in which order too.
+//! A socket belongs to the network namespace in which it was opened; nothing here changes the caller's thread but
+//! [`netns::Netns::enter`].
+
+mod ip_bytes;
+mod socket;
+mod uapi;
+mod wire;
+
+pub mod address;
+pub mod error;
+pub mod link;
+pub mod neighbour;
+pub mod netns;
+pub mod route;
+pub mod rtnetlink;
+pub mod rule;
+pub mod sysctl;
+
+pub use error::{Error, Result};
+pub use netns::Netns;
+pub use rtnetlink::RouteSocket;
