@@ -1,0 +1,457 @@
+//! One node's liveness: probes, replies, notices, verdicts and claims, driven by datagrams and a clock.
+
+mod assembly;
+mod notice;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use model::EipPair;
+use model::gateway_order::gateway_order;
+
+use crate::detector::{Change, Detector, Pace, Uplink, Verdict};
+use crate::ownership::{Claim, Decision, EipGroup, Gateway, Ownership};
+use crate::wire::{Kind, MAX_CLAIMS, Message, Stamp};
+use assembly::Assembly;
+use notice::Notices;
+
+/// Public key of a node's probes.
+pub type PublicKey = [u8; 32];
+
+/// Gateways without enough company ask some other nodes too, to know whether it is themselves who are cut off.
+const WITNESSES: usize = 2;
+/// A source node watches this many gateways of an EIP, and whoever claims it.
+const WATCHED_GATEWAYS: usize = 8;
+/// Probes whose answers still count.
+const OPEN_PROBES: usize = 16;
+/// An answer to an older probe says nothing about now.
+const ANSWER_MAX_MS: u64 = 1000;
+
+/// What the node's objects say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// All other nodes that have a tunnel address
+    pub nodes: BTreeMap<String, Node>,
+    /// The EIPs of this node's own groups, and those that its pods use
+    pub eips: BTreeMap<EipPair, EipGroup>,
+    /// Those of `eips` that pods of this node use
+    pub used: BTreeSet<EipPair>,
+}
+
+/// Another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Key that its datagrams are checked with, once it is known
+    pub key: Option<PublicKey>,
+}
+
+/// A message and whom it goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Names of the nodes
+    pub to: Vec<String>,
+    /// The same for all of them
+    pub message: Message,
+}
+
+/// Something that a person may want to know of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A peer came or went
+    Verdict(Change),
+    /// This node took an EIP or gave it up
+    Claim(EipPair, Decision),
+}
+
+/// What is known of a node from its datagrams.
+#[derive(Debug, Default)]
+struct Peer {
+    key: Option<PublicKey>,
+    /// Stamp of the newest datagram. `None` until it has answered a probe of this run: before that an old recording can't
+    /// be told from a new message.
+    newest: Option<Stamp>,
+    uplink: bool,
+    ready: bool,
+    generation: u64,
+    claims: Assembly,
+    /// Probes that were sent to it: sequence and time.
+    probes: VecDeque<(u64, u64)>,
+}
+
+/// One node's liveness.
+#[derive(Debug)]
+pub struct Engine {
+    own: String,
+    stamp: Stamp,
+    ready: bool,
+    generation: u64,
+    uplink: Uplink,
+    nodes: BTreeMap<String, Node>,
+    used: BTreeSet<EipPair>,
+    peers: BTreeMap<String, Peer>,
+    detector: Detector,
+    ownership: Ownership,
+    notices: Notices,
+    /// First claim of the next message, where not all fit.
+    claims_offset: usize,
+    events: Vec<Event>,
+    configured: bool,
+}
+
+impl Engine {
+    /// Of this node. `epoch` must be higher than that of every earlier run with the same key.
+    #[must_use]
+    pub fn new(own: impl Into<String>, epoch: u64, now_ms: u64) -> Self {
+        let own = own.into();
+        Self {
+            ownership: Ownership::new(own.clone()),
+            own,
+            stamp: Stamp { epoch, sequence: 0 },
+            ready: false,
+            generation: 0,
+            uplink: Uplink::Unknown,
+            nodes: BTreeMap::new(),
+            used: BTreeSet::new(),
+            peers: BTreeMap::new(),
+            detector: Detector::new(now_ms),
+            notices: Notices::default(),
+            claims_offset: 0,
+            events: Vec::new(),
+            configured: false,
+        }
+    }
+
+    /// Goes on with a claim of this node's last run. To be called before anything is sent.
+    pub fn adopt(&mut self, eip: EipPair, claim: Claim) {
+        self.ownership.adopt(eip, claim);
+    }
+
+    /// Remembers who carried an EIP for this node's pods before this run.
+    pub fn seed_carrier(&mut self, eip: EipPair, node: String) {
+        self.ownership.seed(eip, node);
+    }
+
+    /// The kernel state of this node is complete: it can carry EIPs; `generation` is that of its maps.
+    pub fn set_ready(&mut self, ready: bool, generation: u64) {
+        self.ready = ready;
+        self.generation = generation;
+    }
+
+    /// What is known of the way outside.
+    pub fn set_uplink(&mut self, uplink: Uplink) {
+        self.uplink = uplink;
+    }
+
+    /// Takes over what the objects say. To be called only with complete lists.
+    pub fn configure(&mut self, now_ms: u64, topology: Topology) {
+        let Topology {
+            mut nodes,
+            eips,
+            used,
+        } = topology;
+        nodes.remove(&self.own);
+        for (node, info) in &nodes {
+            let peer = self.peers.entry(node.clone()).or_default();
+            if peer.key != info.key {
+                *peer = Peer {
+                    key: info.key,
+                    claims: std::mem::take(&mut peer.claims),
+                    uplink: peer.uplink,
+                    ready: peer.ready,
+                    ..Peer::default()
+                };
+            }
+        }
+        self.peers.retain(|node, _| nodes.contains_key(node));
+        self.nodes = nodes;
+        self.used = used;
+        self.ownership.configure(eips);
+        self.configured = true;
+        self.watch(now_ms);
+    }
+
+    /// Chooses who is watched, and how closely.
+    fn watch(&mut self, now_ms: u64) {
+        let mut fast: BTreeSet<&str> = BTreeSet::new();
+        let mut slow: BTreeSet<&str> = BTreeSet::new();
+        for (eip, group) in self.ownership.groups() {
+            if group.nodes.contains(&self.own) {
+                fast.extend(group.nodes.iter().map(String::as_str));
+            }
+            if self.used.contains(eip) {
+                let nodes = group.nodes.iter().map(String::as_str).collect();
+                let order = gateway_order(eip, &nodes, group.preferred.as_deref());
+                slow.extend(order.into_iter().take(WATCHED_GATEWAYS));
+                let claims = |node: &&str| {
+                    self.peers
+                        .get(*node)
+                        .is_some_and(|peer| peer.claims.get(eip).is_some())
+                };
+                slow.extend(nodes.into_iter().filter(claims));
+            }
+        }
+        let is_gateway = !fast.is_empty();
+        let own = self.own.as_str();
+        let known = |node: &&str| *node != own && self.nodes.contains_key(*node);
+        fast.retain(known);
+        if is_gateway && fast.len() <= WITNESSES {
+            // The next ones by name, in a ring, so that not everybody asks the same ones.
+            let with_key =
+                |(node, info): (&'_ String, &Node)| info.key.is_some() && !fast.contains(node.as_str());
+            let after = self.nodes.iter().filter(|(node, _)| node.as_str() > own);
+            let ring = after.chain(self.nodes.iter().filter(|(node, _)| node.as_str() < own));
+            let witnesses: Vec<&str> = ring
+                .filter(|(node, info)| with_key((node, info)))
+                .map(|(node, _)| node.as_str())
+                .take(WITNESSES)
+                .collect();
+            fast.extend(witnesses);
+        }
+        slow.retain(known);
+        let has_key = |node: &str| self.nodes.get(node).is_some_and(|info| info.key.is_some());
+        let slow = slow.into_iter().map(|node| (node, Pace::Slow));
+        let all = slow.chain(fast.into_iter().map(|node| (node, Pace::Fast)));
+        let wanted = all
+            .map(|(node, pace)| (node.to_owned(), (pace, has_key(node))))
+            .collect();
+        self.detector.watch(now_ms, &wanted);
+    }
+
+    /// Takes a message whose signature was found to be its node's. Returns what is to be sent at once.
+    pub fn receive(&mut self, now_ms: u64, message: Message) -> Vec<Outgoing> {
+        let Some(peer) = self.peers.get_mut(&message.node) else {
+            return Vec::new();
+        };
+        if peer.newest.is_some_and(|newest| message.stamp <= newest) {
+            return Vec::new();
+        }
+        let mut fresh = peer.newest.is_some();
+        if message.kind == Kind::Reply && message.ack.epoch == self.stamp.epoch {
+            let asked = peer.probes.iter().any(|(sequence, sent_ms)| {
+                *sequence == message.ack.sequence && now_ms.saturating_sub(*sent_ms) <= ANSWER_MAX_MS
+            });
+            if asked {
+                self.detector.heard(now_ms, &message.node);
+                fresh = true;
+            } else {
+                self.notices.acknowledged(&message.node, message.ack.sequence);
+            }
+        }
+        let node = message.node.clone();
+        let (kind, stamp) = (message.kind, message.stamp);
+        if fresh {
+            self.absorb(message);
+        }
+        let mut out = Vec::new();
+        if matches!(kind, Kind::Probe | Kind::Notice) {
+            let reply = self.message(Kind::Reply, stamp, None);
+            out.push(Outgoing {
+                to: vec![node.clone()],
+                message: reply,
+            });
+        }
+        if kind == Kind::Notice && !fresh {
+            out.push(self.probe(now_ms, vec![node]));
+        }
+        out
+    }
+
+    fn absorb(&mut self, message: Message) {
+        let Some(peer) = self.peers.get_mut(&message.node) else {
+            return;
+        };
+        if peer
+            .newest
+            .is_some_and(|newest| newest.epoch != message.stamp.epoch)
+        {
+            peer.claims.restarted();
+        }
+        peer.newest = Some(message.stamp);
+        peer.uplink = message.uplink;
+        peer.ready = message.ready;
+        peer.generation = message.generation;
+        for (eip, claim) in &message.claims {
+            self.ownership.saw(*eip, claim.epoch);
+        }
+        if message.kind == Kind::Notice {
+            peer.claims.add(message.claims);
+        } else {
+            peer.claims.absorb(&message);
+        }
+    }
+
+    /// The kernel of a node answered an echo request of ours.
+    pub fn kernel_answered(&mut self, now_ms: u64, node: &str) {
+        self.detector.kernel_answered(now_ms, node);
+    }
+
+    /// Nodes whose kernels are to be asked now, by an echo request to the tunnel address.
+    pub fn silent(&self, now_ms: u64) -> impl Iterator<Item = &str> {
+        self.detector.silent(now_ms)
+    }
+
+    /// Judges, decides, and returns what is to be sent. To be called every [`crate::detector::TICK_MS`], after all waiting
+    /// datagrams were handed in.
+    pub fn tick(&mut self, now_ms: u64) -> Vec<Outgoing> {
+        if !self.configured {
+            return Vec::new();
+        }
+        let changes = self.detector.tick(now_ms);
+        self.events.extend(changes.into_iter().map(Event::Verdict));
+        let mut out = self.decide(now_ms);
+        let due: Vec<String> = self
+            .detector
+            .verdicts()
+            .map(|(node, _)| node)
+            .filter(|node| {
+                let last = self.peers.get(*node).and_then(|peer| peer.probes.back());
+                last.is_none_or(|(_, sent_ms)| {
+                    self.detector
+                        .next_probe_ms(node, *sent_ms)
+                        .is_some_and(|next| next <= now_ms)
+                })
+            })
+            .map(str::to_owned)
+            .collect();
+        if !due.is_empty() {
+            out.push(self.probe(now_ms, due));
+        }
+        out
+    }
+
+    fn decide(&mut self, now_ms: u64) -> Vec<Outgoing> {
+        let may_take = self.ready && self.detector.may_take(self.uplink);
+        let gateways = self.gateways();
+        let decisions = self.ownership.decide(&gateways, may_take);
+        let taken: BTreeSet<EipPair> = decisions
+            .iter()
+            .filter(|(_, decision)| matches!(decision, Decision::Take(_)))
+            .map(|(eip, _)| *eip)
+            .collect();
+        self.events.extend(
+            decisions
+                .into_iter()
+                .map(|(eip, decision)| Event::Claim(eip, decision)),
+        );
+        let nodes: BTreeSet<String> = self.nodes.keys().cloned().collect();
+        self.notices.announce(now_ms, taken, &nodes);
+        let due = self.notices.due(now_ms);
+        due.into_iter()
+            .flat_map(|(id, to, eips)| {
+                let held = self.ownership.claims();
+                let claims = eips.iter().filter_map(|eip| Some((*eip, *held.get(eip)?)));
+                let claims: Vec<_> = claims.collect();
+                let parts: Vec<_> = claims.chunks(MAX_CLAIMS).map(<[_]>::to_vec).collect();
+                parts.into_iter().map(move |part| (id, to.clone(), part))
+            })
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|(id, to, claims)| {
+                let message = self.message(Kind::Notice, Stamp::default(), Some(claims));
+                self.notices.sent(id, message.stamp.sequence);
+                Outgoing { to, message }
+            })
+            .collect()
+    }
+
+    fn gateways(&self) -> BTreeMap<String, Gateway> {
+        let seen = |(node, verdict): (&str, Verdict)| {
+            let peer = self.peers.get(node)?;
+            let gateway = Gateway {
+                verdict,
+                heard: self.detector.was_heard(node),
+                uplink: peer.uplink,
+                ready: peer.ready,
+                claims: peer.claims.all().clone(),
+            };
+            Some((node.to_owned(), gateway))
+        };
+        self.detector.verdicts().filter_map(seen).collect()
+    }
+
+    fn probe(&mut self, now_ms: u64, to: Vec<String>) -> Outgoing {
+        let message = self.message(Kind::Probe, Stamp::default(), None);
+        for node in &to {
+            if let Some(peer) = self.peers.get_mut(node) {
+                peer.probes.push_back((message.stamp.sequence, now_ms));
+                if peer.probes.len() > OPEN_PROBES {
+                    peer.probes.pop_front();
+                }
+            }
+        }
+        Outgoing { to, message }
+    }
+
+    /// A message with the next stamp; with these claims (a notice), or with the next ones of all.
+    fn message(&mut self, kind: Kind, ack: Stamp, only: Option<Vec<(EipPair, Claim)>>) -> Message {
+        self.stamp.sequence += 1;
+        let held = self.ownership.claims();
+        let (offset, total, claims) = match only {
+            Some(claims) => (0, claims.len(), claims),
+            None => {
+                let offset = if self.claims_offset < held.len() {
+                    self.claims_offset
+                } else {
+                    0
+                };
+                let part = held.iter().skip(offset).take(MAX_CLAIMS);
+                let claims: Vec<_> = part.map(|(eip, claim)| (*eip, *claim)).collect();
+                self.claims_offset = offset + claims.len();
+                (offset, held.len(), claims)
+            }
+        };
+        Message {
+            kind,
+            node: self.own.clone(),
+            stamp: self.stamp,
+            ack,
+            uplink: self.uplink != Uplink::Down,
+            ready: self.ready,
+            generation: self.generation,
+            claims_version: self.ownership.version(),
+            claims_total: u16::try_from(total).unwrap_or(u16::MAX),
+            claims_offset: u16::try_from(offset).unwrap_or(u16::MAX),
+            claims,
+        }
+    }
+
+    /// What this node claims.
+    #[must_use]
+    pub fn claims(&self) -> &BTreeMap<EipPair, Claim> {
+        self.ownership.claims()
+    }
+
+    /// Who carries each EIP that concerns this node; `None`: nobody lives.
+    #[must_use]
+    pub fn carriers(&self) -> BTreeMap<EipPair, Option<String>> {
+        let gateways = self.gateways();
+        let eips = self.ownership.groups().map(|(eip, _)| *eip);
+        eips.map(|eip| (eip, self.ownership.carrier(&eip, &gateways)))
+            .collect()
+    }
+
+    /// The verdicts on all watched nodes.
+    pub fn verdicts(&self) -> impl Iterator<Item = (&str, Verdict)> {
+        self.detector.verdicts()
+    }
+
+    /// What happened since this was asked last.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Whether the silence around is so great that this node's own connection is to be looked at.
+    #[must_use]
+    pub fn in_doubt(&self) -> bool {
+        self.detector.in_doubt()
+    }
+
+    /// How often this process was late.
+    #[must_use]
+    pub fn stalls(&self) -> u64 {
+        self.detector.stalls()
+    }
+}

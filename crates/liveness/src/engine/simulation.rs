@@ -1,0 +1,334 @@
+//! Several nodes on a virtual clock and a lossy network, from one seed: first the faults, with what must never happen
+//! checked after every step, then peace, in which everything must settle.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::EipPair;
+use proptest::prelude::*;
+
+use super::*;
+use crate::detector::{FAST_DEAD_AFTER_MS, FAST_INTERVAL_MS, START_GRACE_MS, TICK_MS};
+
+const STEP_MS: u64 = 5;
+
+/// xorshift64*: any generator does, as long as a seed always gives the same run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
+    }
+}
+
+struct Cluster {
+    now_ms: u64,
+    gateways: Vec<String>,
+    engines: BTreeMap<String, Engine>,
+    topology: Topology,
+    /// Arrival time, sender, receiver.
+    wire: Vec<(u64, String, String, Message)>,
+    /// Nodes that nobody reaches.
+    cut: BTreeSet<String>,
+    loss_percent: u64,
+    random: Random,
+    starts: u64,
+    moves: Vec<(u64, String, EipPair)>,
+}
+
+fn eips() -> impl Iterator<Item = EipPair> {
+    (0..6).map(|n| std::net::Ipv4Addr::new(10, 6, 168, n).into())
+}
+
+impl Cluster {
+    fn new(gateways: usize, sources: usize, seed: u64) -> Self {
+        let gateways: Vec<String> = (0..gateways).map(|n| format!("gateway-{n}")).collect();
+        let sources = (0..sources).map(|n| format!("source-{n}"));
+        let nodes: Vec<String> = gateways.iter().cloned().chain(sources).collect();
+        let group = |n: usize| EipGroup {
+            nodes: gateways.iter().cloned().collect(),
+            preferred: gateways.get(n % gateways.len()).cloned(),
+        };
+        let topology = Topology {
+            nodes: nodes
+                .iter()
+                .map(|node| (node.clone(), Node { key: Some([1; 32]) }))
+                .collect(),
+            eips: eips().enumerate().map(|(n, eip)| (eip, group(n))).collect(),
+            used: eips().collect(),
+        };
+        let mut cluster = Self {
+            now_ms: 0,
+            gateways,
+            engines: BTreeMap::new(),
+            topology,
+            wire: Vec::new(),
+            cut: BTreeSet::new(),
+            loss_percent: 0,
+            random: Random(seed | 1),
+            starts: 0,
+            moves: Vec::new(),
+        };
+        nodes
+            .iter()
+            .for_each(|node| cluster.start(node, &BTreeMap::new()));
+        cluster
+    }
+
+    /// (Re)starts a node's agent, which finds these claims in its kernel.
+    fn start(&mut self, node: &str, adopted: &BTreeMap<EipPair, Claim>) {
+        self.starts += 1;
+        let mut engine = Engine::new(node, self.starts, self.now_ms);
+        adopted
+            .keys()
+            .for_each(|eip| engine.adopt(*eip, Claim::default()));
+        engine.configure(self.now_ms, self.topology.clone());
+        engine.set_uplink(Uplink::Carrier);
+        engine.set_ready(true, 1);
+        self.engines.insert(node.to_owned(), engine);
+    }
+
+    fn reconfigure(&mut self) {
+        for engine in self.engines.values_mut() {
+            engine.configure(self.now_ms, self.topology.clone());
+        }
+    }
+
+    fn send(&mut self, from: &str, out: Vec<Outgoing>) {
+        for Outgoing { to, message } in out {
+            for receiver in to {
+                if self.random.below(100) < self.loss_percent {
+                    continue;
+                }
+                let at = self.now_ms + 1 + self.random.below(8);
+                self.wire.push((at, from.to_owned(), receiver, message.clone()));
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        self.now_ms += STEP_MS;
+        let (arrived, under_way) = std::mem::take(&mut self.wire)
+            .into_iter()
+            .partition(|(at, ..)| *at <= self.now_ms);
+        self.wire = under_way;
+        let mut arrived: Vec<_> = arrived;
+        arrived.sort_by_key(|(at, ..)| *at);
+        for (_, from, to, message) in arrived {
+            if self.cut.contains(&from) || self.cut.contains(&to) {
+                continue;
+            }
+            if let Some(engine) = self.engines.get_mut(&to) {
+                let out = engine.receive(self.now_ms, message);
+                self.send(&to, out);
+            }
+        }
+        if !self.now_ms.is_multiple_of(TICK_MS) {
+            return;
+        }
+        for node in self.engines.keys().cloned().collect::<Vec<_>>() {
+            self.echo(&node);
+            let engine = self.engines.get_mut(&node).unwrap();
+            let out = engine.tick(self.now_ms);
+            for event in engine.take_events() {
+                if let Event::Claim(eip, Decision::Take(_)) = event {
+                    self.moves.push((self.now_ms, node.clone(), eip));
+                }
+            }
+            self.send(&node, out);
+        }
+    }
+
+    /// Kernels of nodes that are not cut answer at once, also where no agent runs.
+    fn echo(&mut self, node: &str) {
+        let engine = self.engines.get_mut(node).unwrap();
+        let silent: Vec<String> = engine.silent(self.now_ms).map(str::to_owned).collect();
+        for peer in silent {
+            if !self.cut.contains(node) && !self.cut.contains(&peer) {
+                engine.kernel_answered(self.now_ms, &peer);
+            }
+        }
+    }
+
+    fn run(&mut self, ms: u64) {
+        let end = self.now_ms + ms;
+        while self.now_ms < end {
+            self.step();
+        }
+    }
+
+    fn claimants(&self, eip: &EipPair) -> Vec<&str> {
+        let claims = |(node, engine): (&'_ String, &Engine)| {
+            (!self.cut.contains(node) && engine.claims().contains_key(eip)).then_some(())
+        };
+        let nodes = self
+            .engines
+            .iter()
+            .filter(|(node, engine)| claims((node, engine)).is_some());
+        nodes.map(|(node, _)| node.as_str()).collect()
+    }
+
+    fn owners(&self) -> BTreeMap<EipPair, String> {
+        eips()
+            .filter_map(|eip| Some((eip, self.claimants(&eip).first().map(|node| (*node).to_owned())?)))
+            .collect()
+    }
+
+    #[track_caller]
+    fn assert_settled(&self, why: &str) {
+        for eip in eips() {
+            let claimants = self.claimants(&eip);
+            assert_eq!(
+                claimants.len(),
+                1,
+                "{why}: {eip} is claimed by {claimants:?} at {} ms",
+                self.now_ms
+            );
+            for (node, engine) in self.engines.iter().filter(|(node, _)| !self.cut.contains(*node)) {
+                let carrier = engine.carriers().remove(&eip).flatten();
+                assert_eq!(
+                    carrier.as_deref(),
+                    claimants.first().copied(),
+                    "{why}: {eip} as {node} sees it"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn at_the_start_every_eip_goes_to_its_preferred_node() {
+    let mut cluster = Cluster::new(3, 2, 1);
+    cluster.run(2 * START_GRACE_MS);
+    cluster.assert_settled("start");
+    for (eip, node) in cluster.owners() {
+        assert_eq!(cluster.topology.eips[&eip].preferred, Some(node));
+    }
+}
+
+#[test]
+fn a_dead_gateway_is_replaced_within_its_time_and_one_round() {
+    for seed in 1..40 {
+        let mut cluster = Cluster::new(3, 3, seed);
+        cluster.run(2 * START_GRACE_MS + seed * 7);
+        cluster.cut.insert("gateway-1".to_owned());
+        cluster.run(FAST_DEAD_AFTER_MS + FAST_INTERVAL_MS);
+        cluster.assert_settled("a gateway died");
+    }
+}
+
+#[test]
+fn a_gateway_that_comes_back_from_a_cut_disturbs_nothing() {
+    for seed in 1..20 {
+        let mut cluster = Cluster::new(3, 2, seed);
+        cluster.run(2 * START_GRACE_MS);
+        cluster.cut.insert("gateway-0".to_owned());
+        cluster.run(5000);
+        let before = cluster.owners();
+        cluster.cut.clear();
+        cluster.moves.clear();
+        cluster.run(5000);
+        assert_eq!(cluster.owners(), before);
+        assert_eq!(cluster.moves, []);
+        cluster.assert_settled("a gateway came back");
+    }
+}
+
+#[test]
+fn an_agent_that_restarts_keeps_its_eips() {
+    for away_ms in [50, 1000, 8000] {
+        let mut cluster = Cluster::new(3, 2, 3);
+        cluster.run(2 * START_GRACE_MS);
+        let before = cluster.owners();
+        let stopped = cluster.engines.remove("gateway-0").unwrap();
+        cluster.moves.clear();
+        cluster.run(away_ms);
+        cluster.start("gateway-0", stopped.claims());
+        cluster.run(5000);
+        assert_eq!(cluster.owners(), before, "away for {away_ms} ms");
+        assert_eq!(cluster.moves, []);
+        cluster.assert_settled("an agent restarted");
+    }
+}
+
+#[test]
+fn an_agent_that_stays_away_loses_its_eips() {
+    let mut cluster = Cluster::new(3, 2, 3);
+    cluster.run(2 * START_GRACE_MS);
+    cluster.engines.remove("gateway-0");
+    cluster.run(crate::detector::AGENT_GRACE_MS + 1000);
+    cluster.assert_settled("an agent stayed away");
+}
+
+#[test]
+fn a_planned_move_is_never_without_a_claimant() {
+    let mut cluster = Cluster::new(3, 2, 9);
+    cluster.run(2 * START_GRACE_MS);
+    for group in cluster.topology.eips.values_mut() {
+        group.preferred = Some("gateway-2".to_owned());
+    }
+    cluster.reconfigure();
+    for _ in 0..400 {
+        cluster.step();
+        assert!(eips().all(|eip| !cluster.claimants(&eip).is_empty()));
+    }
+    cluster.assert_settled("moved");
+    assert!(cluster.owners().values().all(|node| node == "gateway-2"));
+}
+
+#[test]
+fn the_last_gateway_carries_everything_and_without_one_nobody_pretends() {
+    let mut cluster = Cluster::new(2, 2, 4);
+    cluster.run(2 * START_GRACE_MS);
+    cluster.cut.insert("gateway-0".to_owned());
+    cluster.run(1000);
+    cluster.assert_settled("one of two died");
+    cluster.cut.insert("gateway-1".to_owned());
+    cluster.run(4000);
+    let carriers = cluster.engines["source-0"].carriers();
+    assert!(carriers.values().all(Option::is_none), "{carriers:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_it_settles_on_one_claimant_each(
+        seed in any::<u64>(),
+        gateways in 1_usize..6,
+        loss in 0_u64..15,
+        faults in proptest::collection::vec((0_usize..6, 0_u8..4, 0_u64..3000), 0..12),
+    ) {
+        let mut cluster = Cluster::new(gateways, 2, seed);
+        cluster.loss_percent = loss;
+        cluster.run(1500);
+        for (which, fault, pause_ms) in faults {
+            let node = cluster.gateways[which % gateways].clone();
+            match fault {
+                0 => { cluster.cut.insert(node); }
+                1 => { cluster.cut.remove(&node); }
+                2 => {
+                    let claims = cluster.engines[&node].claims().clone();
+                    cluster.start(&node, &claims);
+                }
+                _ => {
+                    for group in cluster.topology.eips.values_mut() {
+                        group.preferred = Some(node.clone());
+                    }
+                    cluster.reconfigure();
+                }
+            }
+            cluster.run(pause_ms);
+        }
+        cluster.cut.clear();
+        cluster.loss_percent = 0;
+        cluster.run(4000);
+        cluster.assert_settled("peace");
+        // And then nothing moves any more.
+        cluster.moves.clear();
+        cluster.run(2000);
+        prop_assert!(cluster.moves.is_empty());
+    }
+}
