@@ -17,13 +17,21 @@
 //! - Every failure that a client can see is a [`status_error::StatusError`], in the wording that clients parse.
 //! - Everything a client can grow (bodies, objects, history, watch buffers) has a limit in [`limits::Limits`].
 
+pub mod auth;
 pub mod builtin;
 pub mod collect;
+pub mod discovery;
+mod http;
 pub mod limits;
 pub mod meta;
+pub mod openapi;
 pub mod patch;
 pub mod resource;
 pub mod schema;
 pub mod selector;
+pub mod server;
 pub mod status_error;
 pub mod store;
+pub mod streams;
+pub mod table;
+mod watch_stream;

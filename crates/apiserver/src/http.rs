@@ -1,0 +1,340 @@
+//! Requests: who asks, what for, and which part of the server answers.
+
+mod accept;
+mod body;
+pub(crate) mod cache;
+mod documents;
+mod options;
+mod path;
+mod query;
+mod read;
+mod respond;
+mod special;
+mod write;
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Request, StatusCode};
+use hyper::body::Incoming;
+
+use crate::auth::User;
+use crate::auth::access::{Action, ResourceAction, authorize};
+use crate::resource::ResourceInfo;
+use crate::server::state::State;
+use crate::status_error::StatusError;
+use crate::store::Target;
+use path::{ResourcePath, Route};
+
+pub(crate) use query::Query;
+pub(crate) use respond::Answer;
+
+/// What requests know of their connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The user that the client's certificate names.
+    pub(crate) certificate_user: Option<User>,
+    /// Ended when the connection is cut; upgraded streams outlive the connection's own task.
+    pub(crate) cut: tokio_util::sync::CancellationToken,
+}
+
+/// Why a request has no ordinary answer.
+pub(crate) enum Refusal {
+    /// A `Status`.
+    Status(StatusError),
+    /// Plain `404 page not found`, for what isn't served at all.
+    PageNotFound,
+}
+
+impl From<StatusError> for Refusal {
+    fn from(error: StatusError) -> Self {
+        Self::Status(error)
+    }
+}
+
+/// A request about a resource, as far as it is understood before its body is read.
+pub(crate) struct Call {
+    pub(crate) state: Arc<State>,
+    pub(crate) user: User,
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: Query,
+    pub(crate) resource: Arc<ResourceInfo>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) subresource: Option<String>,
+}
+
+impl Call {
+    /// The object that the path names.
+    pub(crate) fn target(&self, name: &str) -> Target {
+        Target {
+            resource: Arc::clone(&self.resource),
+            namespace: self.namespace.clone(),
+            name: name.to_owned(),
+        }
+    }
+}
+
+/// Answers a request.
+pub(crate) async fn handle(state: Arc<State>, connection: &Connection, request: Request<Incoming>) -> Answer {
+    let method = request.method().clone();
+    let uri = request.uri().clone();
+    let answer = match answer(state, connection, request).await {
+        Ok(answer) => answer,
+        Err(Refusal::Status(error)) => respond::failure(&error),
+        Err(Refusal::PageNotFound) => respond::page_not_found(),
+    };
+    tracing::debug!(%method, %uri, code = answer.status().as_u16(), "answered");
+    answer
+}
+
+async fn answer(
+    state: Arc<State>,
+    connection: &Connection,
+    request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    let certificate_user = connection.certificate_user.as_ref();
+    let authenticator = &state.authenticator;
+    let user = authenticator.authenticate(
+        request.headers(),
+        certificate_user,
+        &*state,
+        jiff::Timestamp::now(),
+    )?;
+    let user = impersonated(user, request.headers())?;
+    let route = Route::parse(request.uri().path());
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    authorize(
+        &user,
+        &action(&route, request.method(), request.uri().path(), &query),
+    )?;
+    match route {
+        Route::Resource(path) => resource(state, connection, user, path, query, request).await,
+        Route::Unknown => Err(Refusal::PageNotFound),
+        other if request.method() == Method::GET || request.method() == Method::HEAD => {
+            documents::answer(&state, &other, request.headers(), &query)
+        }
+        _ => {
+            let message = "the server does not allow this method on the requested resource";
+            Err(StatusError::new(405, "MethodNotAllowed", message).into())
+        }
+    }
+}
+
+/// What the request wants to do, in the terms of access rules.
+fn action(route: &Route, method: &Method, path: &str, query: &Query) -> Action {
+    let Route::Resource(resource) = route else {
+        return Action::Path {
+            path: path.to_owned(),
+            verb: method.as_str().to_lowercase(),
+        };
+    };
+    let named = resource.name.is_some();
+    let verb = match method.as_str() {
+        "GET" | "HEAD" if query.flag("watch") => "watch",
+        "GET" | "HEAD" if named => "get",
+        "GET" | "HEAD" => "list",
+        "POST" => "create",
+        "PUT" => "update",
+        "PATCH" => "patch",
+        "DELETE" if named => "delete",
+        "DELETE" => "deletecollection",
+        other => other,
+    };
+    let namespace = match (&resource.namespace, resource.resource.as_str(), &resource.name) {
+        (Some(namespace), ..) => namespace.clone(),
+        // A namespace is in itself as far as access is concerned.
+        (None, "namespaces", Some(name)) if resource.group.is_empty() => name.clone(),
+        _ => String::new(),
+    };
+    Action::Resource(ResourceAction {
+        verb: verb.to_lowercase(),
+        group: resource.group.clone(),
+        resource: resource.resource.clone(),
+        subresource: resource.subresource.clone().unwrap_or_default(),
+        namespace,
+        name: resource.name.clone().unwrap_or_default(),
+    })
+}
+
+/// The user that the request wants to act as.
+fn impersonated(user: User, headers: &HeaderMap) -> Result<User, StatusError> {
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|header| header.to_str().ok())
+            .map(str::to_owned)
+    };
+    let groups: Vec<String> = headers
+        .get_all("impersonate-group")
+        .iter()
+        .filter_map(|header| header.to_str().ok().map(str::to_owned))
+        .collect();
+    let Some(name) = text("impersonate-user") else {
+        if groups.is_empty() && text("impersonate-uid").is_none() {
+            return Ok(user);
+        }
+        let message = "requested [{Group}] without impersonating a user";
+        return Err(StatusError::new(
+            500,
+            "InternalError",
+            format!("Internal error occurred: {message}"),
+        ));
+    };
+    let mut needed = vec![("users", name.clone())];
+    needed.extend(groups.iter().map(|group| ("groups", group.clone())));
+    for (resource, name) in needed {
+        let action = ResourceAction {
+            verb: "impersonate".to_owned(),
+            resource: resource.to_owned(),
+            name,
+            ..ResourceAction::default()
+        };
+        authorize(&user, &Action::Resource(action))?;
+    }
+    let mut acting = User {
+        name,
+        uid: text("impersonate-uid").unwrap_or_default(),
+        groups,
+        ..User::default()
+    };
+    for (key, value) in headers {
+        let Some(key) = key.as_str().strip_prefix("impersonate-extra-") else {
+            continue;
+        };
+        if let Ok(value) = value.to_str() {
+            acting
+                .extra
+                .entry(key.to_owned())
+                .or_default()
+                .push(value.to_owned());
+        }
+    }
+    if let Some(account) = acting.name.strip_prefix("system:serviceaccount:")
+        && let Some((namespace, _)) = account.split_once(':')
+        && acting.groups.is_empty()
+    {
+        acting.groups = vec![
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{namespace}"),
+        ];
+    }
+    if acting.name != "system:anonymous" && !acting.is_in(crate::auth::AUTHENTICATED) {
+        acting.groups.push(crate::auth::AUTHENTICATED.to_owned());
+    }
+    Ok(acting)
+}
+
+/// Answers a request about a resource.
+async fn resource(
+    state: Arc<State>,
+    connection: &Connection,
+    user: User,
+    path: ResourcePath,
+    query: Query,
+    request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    let found = state.read(|store| {
+        store
+            .registry()
+            .get(&path.group, &path.version, &path.resource)
+            .cloned()
+    });
+    let resource = found.ok_or(Refusal::PageNotFound)?;
+    let misplaced = if resource.namespaced {
+        path.name.is_some() && path.namespace.is_none()
+    } else {
+        path.namespace.is_some()
+    };
+    if misplaced {
+        return Err(Refusal::PageNotFound);
+    }
+    let (parts, body) = request.into_parts();
+    let call = Call {
+        state,
+        user,
+        method: parts.method.clone(),
+        headers: parts.headers.clone(),
+        query,
+        resource,
+        namespace: path.namespace,
+        name: path.name,
+        subresource: path.subresource,
+    };
+    let deprecation = call.resource.deprecation_warning.clone();
+    let mut answer = dispatch(call, connection, parts, body).await?;
+    if let Some(warning) = deprecation {
+        respond::warn(&mut answer, &[warning]);
+    }
+    Ok(answer)
+}
+
+async fn dispatch(
+    call: Call,
+    connection: &Connection,
+    parts: http::request::Parts,
+    body: Incoming,
+) -> Result<Answer, Refusal> {
+    if let Some(subresource) = call.subresource.clone() {
+        let served = call.resource.subresource(&subresource).is_some();
+        if !served {
+            return Err(missing_subresource(&call));
+        }
+        if special::is_special(&subresource) {
+            return special::answer(call, connection, &subresource, parts, body).await;
+        }
+    }
+    let verb = match (call.method.as_str(), call.name.is_some()) {
+        ("GET" | "HEAD", _) if call.query.flag("watch") && call.subresource.is_none() => "watch",
+        ("GET" | "HEAD", true) => "get",
+        ("GET" | "HEAD", false) => "list",
+        ("POST", false) => "create",
+        ("PUT", true) => "update",
+        ("PATCH", true) => "patch",
+        ("DELETE", true) => "delete",
+        ("DELETE", false) => "deletecollection",
+        _ => return Err(StatusError::method_not_allowed(&call.resource, call.method.as_str()).into()),
+    };
+    let served = match &call.subresource {
+        Some(name) => call
+            .resource
+            .subresource(name)
+            .is_some_and(|part| part.verbs.iter().any(|own| own == verb)),
+        None => call.resource.serves(verb),
+    };
+    // Objects are created in a namespace; only reading goes across all of them.
+    let nowhere = verb == "create" && call.resource.namespaced && call.namespace.is_none();
+    if !served || nowhere {
+        return Err(StatusError::method_not_allowed(&call.resource, verb).into());
+    }
+    match verb {
+        "watch" => read::watch(call),
+        "get" => read::get(&call),
+        "list" => read::list(&call).await,
+        "create" => write::create(&call, body).await,
+        "update" => write::update(&call, body).await,
+        "patch" => write::patch(&call, body).await,
+        "delete" => write::delete(&call, body).await,
+        _ => write::delete_collection(&call, body).await,
+    }
+}
+
+fn missing_subresource(call: &Call) -> Refusal {
+    match &call.name {
+        // Custom kinds answer with the object's own error, built-in ones have no such path.
+        Some(name) if !call.resource.builtin => StatusError::not_found(&call.resource, name).into(),
+        _ => Refusal::PageNotFound,
+    }
+}
+
+/// 200, or 201 for what was created.
+fn status_of_write(created: bool) -> StatusCode {
+    if created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! Options of reads and writes, out of queries.
+
+use serde_json::Value;
+
+use super::{Call, Query};
+use crate::selector::{FieldSelector, LabelSelector};
+use crate::status_error::{FieldError, StatusError};
+use crate::store::{DeleteOptions, FieldValidation, ListRequest, Propagation, WatchRequest, WriteOptions};
+
+/// Longest name of a field manager.
+const FIELD_MANAGER_BYTES_MAX: usize = 128;
+
+fn owned(query: &Query, name: &str) -> Option<String> {
+    query.text(name).map(str::to_owned)
+}
+
+/// What a list is about.
+pub(super) fn list(call: &Call) -> Result<ListRequest, StatusError> {
+    let query = &call.query;
+    Ok(ListRequest {
+        namespace: call.namespace.clone(),
+        labels: LabelSelector::parse(query.text("labelSelector").unwrap_or_default())?,
+        fields: FieldSelector::parse(query.text("fieldSelector").unwrap_or_default())?,
+        limit: query
+            .number("limit")?
+            .map_or(0, |limit| u64::try_from(limit).unwrap_or(0)),
+        continue_token: owned(query, "continue"),
+        resource_version: owned(query, "resourceVersion"),
+        resource_version_match: owned(query, "resourceVersionMatch"),
+        send_initial_events: query.optional_flag("sendInitialEvents"),
+    })
+}
+
+/// What a watch is about.
+pub(super) fn watch(call: &Call) -> Result<WatchRequest, StatusError> {
+    let list = list(call)?;
+    let fields = match &call.name {
+        // A watch on an object's own path is a watch of the collection for that name.
+        Some(name) => FieldSelector::parse(&format!("metadata.name={name}"))?,
+        None => list.fields,
+    };
+    Ok(WatchRequest {
+        namespace: list.namespace,
+        labels: list.labels,
+        fields,
+        resource_version: list.resource_version,
+        resource_version_match: list.resource_version_match,
+        send_initial_events: list.send_initial_events,
+        allow_bookmarks: call.query.flag("allowWatchBookmarks"),
+    })
+}
+
+/// How something is written; `kind` names the options in errors, such as `CreateOptions`.
+pub(super) fn write(call: &Call, kind: &str) -> Result<WriteOptions, StatusError> {
+    let query = &call.query;
+    let refuse = |error: FieldError| StatusError::invalid_kind("meta.k8s.io", kind, "", &[error]);
+    let field_validation = match query.text("fieldValidation") {
+        None | Some("Warn") => FieldValidation::Warn,
+        Some("Ignore") => FieldValidation::Ignore,
+        Some("Strict") => FieldValidation::Strict,
+        Some(other) => {
+            let supported = ["Ignore", "Strict", "Warn"];
+            return Err(refuse(FieldError::not_supported(
+                "fieldValidation",
+                &Value::from(other),
+                supported,
+            )));
+        }
+    };
+    let field_manager = owned(query, "fieldManager");
+    if let Some(manager) = field_manager
+        .as_deref()
+        .filter(|manager| manager.len() > FIELD_MANAGER_BYTES_MAX)
+    {
+        let why = format!("may not be more than {FIELD_MANAGER_BYTES_MAX} bytes");
+        return Err(refuse(FieldError::invalid(
+            "fieldManager",
+            &Value::from(manager),
+            why,
+        )));
+    }
+    Ok(WriteOptions {
+        dry_run: dry_run(query, kind)?,
+        field_manager: field_manager.or_else(|| user_agent_manager(call)),
+        field_validation,
+        force: query.flag("force"),
+    })
+}
+
+/// Who writes if the request doesn't say: the program's name in the User-Agent.
+fn user_agent_manager(call: &Call) -> Option<String> {
+    let agent = call.headers.get(http::header::USER_AGENT)?.to_str().ok()?;
+    let program = agent.split('/').next().unwrap_or_default();
+    Some(program.chars().take(FIELD_MANAGER_BYTES_MAX).collect())
+}
+
+fn dry_run(query: &Query, kind: &str) -> Result<bool, StatusError> {
+    let mut dry = false;
+    for value in query.all("dryRun").filter(|value| !value.is_empty()) {
+        if value != "All" {
+            let error = FieldError::not_supported("dryRun", &Value::from(value), ["All"]);
+            return Err(StatusError::invalid_kind("meta.k8s.io", kind, "", &[error]));
+        }
+        dry = true;
+    }
+    Ok(dry)
+}
+
+/// How something is deleted: the body's options, and those of the query where the body has none.
+pub(super) fn delete(call: &Call, body: &Value) -> Result<DeleteOptions, StatusError> {
+    let query = &call.query;
+    let mut options = DeleteOptions::from_json(body)?;
+    options.dry_run |= dry_run(query, "DeleteOptions")?;
+    if options.grace_period_seconds.is_none() {
+        options.grace_period_seconds = query.number("gracePeriodSeconds")?.map(|seconds| seconds.max(0));
+    }
+    if options.propagation.is_none() {
+        options.propagation = query
+            .text("propagationPolicy")
+            .map(Propagation::parse)
+            .transpose()?;
+        if let (None, Some(orphan)) = (options.propagation, query.optional_flag("orphanDependents")) {
+            options.propagation = Some(if orphan {
+                Propagation::Orphan
+            } else {
+                Propagation::Background
+            });
+        }
+    }
+    Ok(options)
+}

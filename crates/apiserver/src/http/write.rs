@@ -1,0 +1,135 @@
+//! Create, update, patch and delete.
+
+use http::StatusCode;
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use super::accept::{Offer, negotiate};
+use super::respond::{self, Answer};
+use super::{Call, Refusal, body, options, read, status_of_write};
+use crate::auth::review;
+use crate::status_error::StatusError;
+use crate::store::{Body, PatchType, Subresource, Written};
+
+/// POST on a collection.
+pub(super) async fn create(call: &Call, body: Incoming) -> Result<Answer, Refusal> {
+    let form = negotiate(&call.headers, Offer::Objects)?;
+    let options = options::write(call, "CreateOptions")?;
+    let body = object_body(call, body).await?;
+    let state = &call.state;
+    let kind = &call.resource.gvk.kind;
+    if is_review(call) {
+        let now = jiff::Timestamp::now();
+        let answered = review::answer(kind, body.value, &call.user, &state.authenticator, &**state, now);
+        let review = answered.ok_or(Refusal::PageNotFound)??;
+        return read::object_answer(call, form, StatusCode::CREATED, &review);
+    }
+    let written = state.write(|store, context| {
+        store.create(context, &call.resource, call.namespace.as_deref(), body, &options)
+    })?;
+    written_answer(call, &written)
+}
+
+fn is_review(call: &Call) -> bool {
+    let group = call.resource.gvk.group.as_str();
+    call.resource.builtin && matches!(group, "authentication.k8s.io" | "authorization.k8s.io")
+}
+
+/// PUT of an object, its status, its scale, or a namespace's finalizers.
+pub(super) async fn update(call: &Call, body: Incoming) -> Result<Answer, Refusal> {
+    negotiate(&call.headers, Offer::Objects)?;
+    let options = options::write(call, "UpdateOptions")?;
+    let subresource = read::subresource(call)?;
+    let body = object_body(call, body).await?;
+    let target = call.target(call.name.as_deref().unwrap_or_default());
+    let written = call
+        .state
+        .write(|store, context| store.update(context, &target, subresource, body, &options))?;
+    written_answer(call, &written)
+}
+
+/// PATCH of an object, its status or its scale.
+pub(super) async fn patch(call: &Call, body: Incoming) -> Result<Answer, Refusal> {
+    negotiate(&call.headers, Offer::Objects)?;
+    let media_type = body::media_type(&call.headers);
+    let patch_type = PatchType::of_content_type(&media_type).ok_or_else(|| {
+        let json = ["application/json-patch+json", "application/merge-patch+json"];
+        let accepted: &[&str] = &[json[0], json[1], "application/strategic-merge-patch+json"];
+        StatusError::unsupported_media_type(if call.resource.builtin { accepted } else { &json })
+    })?;
+    let mut options = options::write(call, "PatchOptions")?;
+    if patch_type == PatchType::Apply {
+        // Only a name that was given on purpose may own fields by apply.
+        options.field_manager = call.query.text("fieldManager").map(str::to_owned);
+    }
+    let subresource = read::subresource(call)?;
+    let bytes = body::read(body, call.state.limits.body_bytes).await?;
+    let patch = body::decode_patch(&bytes, patch_type, &call.state.limits)?;
+    let target = call.target(call.name.as_deref().unwrap_or_default());
+    let written = call
+        .state
+        .write(|store, context| store.patch(context, &target, subresource, patch_type, patch, &options))?;
+    written_answer(call, &written)
+}
+
+/// DELETE of an object.
+pub(super) async fn delete(call: &Call, body: Incoming) -> Result<Answer, Refusal> {
+    let form = negotiate(&call.headers, Offer::Objects)?;
+    if read::subresource(call)? != Subresource::Main {
+        return Err(StatusError::method_not_allowed(&call.resource, "delete").into());
+    }
+    let options = options::delete(call, &options_body(call, body).await?)?;
+    let target = call.target(call.name.as_deref().unwrap_or_default());
+    let outcome = call
+        .state
+        .write(|store, context| store.delete(context, &target, &options))?;
+    let answer = outcome.response(&call.resource);
+    if answer.get("kind").and_then(Value::as_str) == Some("Status") {
+        return Ok(respond::json_body(StatusCode::OK, respond::json_bytes(&answer)));
+    }
+    read::object_answer(call, form, StatusCode::OK, &answer)
+}
+
+/// DELETE of a collection.
+pub(super) async fn delete_collection(call: &Call, body: Incoming) -> Result<Answer, Refusal> {
+    let form = negotiate(&call.headers, Offer::Objects)?;
+    let request = options::list(call)?;
+    let options = options::delete(call, &options_body(call, body).await?)?;
+    let deleted = call
+        .state
+        .write(|store, context| store.delete_collection(context, &call.resource, &request, &options))?;
+    read::list_answer(call, form, &deleted)
+}
+
+async fn object_body(call: &Call, body: Incoming) -> Result<Body, StatusError> {
+    let media_type = body::media_type(&call.headers);
+    body::check_object_type(&media_type)?;
+    let bytes = body::read(body, call.state.limits.body_bytes).await?;
+    Body::decode(&bytes, &media_type)
+}
+
+/// The body of a delete, which may be empty.
+pub(super) async fn options_body(call: &Call, body: Incoming) -> Result<Value, StatusError> {
+    let bytes = body::read(body, call.state.limits.body_bytes).await?;
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    let media_type = body::media_type(&call.headers);
+    body::check_object_type(&media_type)?;
+    Ok(Body::decode(&bytes, &media_type)?.value)
+}
+
+fn written_answer(call: &Call, written: &Written) -> Result<Answer, Refusal> {
+    let form = negotiate(&call.headers, Offer::Objects)?;
+    let mut answer = if read::subresource(call)? == Subresource::Scale {
+        // A scale has no columns of its own.
+        respond::json_body(
+            status_of_write(written.created),
+            respond::json_bytes(&written.object),
+        )
+    } else {
+        read::object_answer(call, form, status_of_write(written.created), &written.object)?
+    };
+    respond::warn(&mut answer, &written.warnings);
+    Ok(answer)
+}
