@@ -1,2 +1,66 @@
-//! egressgateway
-fn main() {}
+//! The one program of the project, under many names: as `egressgateway NAME …`, or by a link of that name.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: egressgateway COMMAND …
+
+commands:
+  lab              a Kubernetes cluster in a box, to try the egress gateway in
+  nettools-server  tells callers which address they come from
+  nettools-client  asks such a server, and checks the answer
+
+Each is also started by a link to this program that has its name.
+`egressgateway COMMAND --help` says more.";
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let link = if arguments.is_empty() {
+        OsString::new()
+    } else {
+        arguments.remove(0)
+    };
+    if let Some(code) = lab::inner_main(&arguments) {
+        return code;
+    }
+    if let Some(code) = run(&base_name(&link), &arguments) {
+        return code;
+    }
+    let Some((command, rest)) = arguments.split_first() else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let command = command.to_string_lossy().into_owned();
+    if matches!(command.as_str(), "-h" | "--help" | "help") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    run(&command, rest).unwrap_or_else(|| {
+        eprintln!("error: there is no command {command:?}\n\n{USAGE}");
+        ExitCode::from(2)
+    })
+}
+
+/// Runs the program of that name, if there is one.
+fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
+    let text = || {
+        arguments
+            .iter()
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect::<Vec<_>>()
+    };
+    Some(match name {
+        "lab" => lab::cli::main(arguments.iter().cloned()),
+        "nettools-server" => lab::nettools::server_main(&text()),
+        "nettools-client" => lab::nettools::client_main(&text()),
+        _ => return None,
+    })
+}
+
+fn base_name(path: &OsString) -> String {
+    Path::new(path)
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
