@@ -41,11 +41,15 @@ enum Trait {
     Upsert,
     /// The kind is in category `api-extensions`.
     Extension,
+    /// The kind is answered and not stored: it can be created and nothing else.
+    Review,
 }
 
-use Trait::{All, Conditional, Extension, Generation, Scale, Status, Upsert};
+use Trait::{All, Conditional, Extension, Generation, Review, Scale, Status, Upsert};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
+const AUTHENTICATION: &str = "authentication.k8s.io";
+const AUTHORIZATION: &str = "authorization.k8s.io";
 const ADMISSION: &str = "admissionregistration.k8s.io";
 
 const POD_FIELDS: &[&str] = &[
@@ -273,6 +277,66 @@ const ROWS: &[Row] = &[
         &[Generation, Conditional, Extension],
         &[],
     ),
+    row(
+        AUTHENTICATION,
+        "v1",
+        "SelfSubjectReview",
+        "selfsubjectreviews",
+        &[],
+        false,
+        &[Review],
+        &[],
+    ),
+    row(
+        AUTHENTICATION,
+        "v1",
+        "TokenReview",
+        "tokenreviews",
+        &[],
+        false,
+        &[Review],
+        &[],
+    ),
+    row(
+        AUTHORIZATION,
+        "v1",
+        "LocalSubjectAccessReview",
+        "localsubjectaccessreviews",
+        &[],
+        true,
+        &[Review],
+        &[],
+    ),
+    row(
+        AUTHORIZATION,
+        "v1",
+        "SelfSubjectAccessReview",
+        "selfsubjectaccessreviews",
+        &[],
+        false,
+        &[Review],
+        &[],
+    ),
+    row(
+        AUTHORIZATION,
+        "v1",
+        "SelfSubjectRulesReview",
+        "selfsubjectrulesreviews",
+        &[],
+        false,
+        &[Review],
+        &[],
+    ),
+    row(
+        AUTHORIZATION,
+        "v1",
+        "SubjectAccessReview",
+        "subjectaccessreviews",
+        &[],
+        false,
+        &[Review],
+        &[],
+    ),
 ];
 
 /// Subresources that only some kinds have: plural, name, kind that they answer, verbs.
@@ -301,6 +365,12 @@ const EXTRA_SUBRESOURCES: &[Extra] = &[
         &["create", "get"],
     ),
     ("namespaces", "finalize", ("", "v1", "Namespace"), &["update"]),
+    (
+        "serviceaccounts",
+        "token",
+        (AUTHENTICATION, "v1", "TokenRequest"),
+        &["create"],
+    ),
 ];
 
 /// All built-in resources.
@@ -318,7 +388,8 @@ fn info(row: &Row) -> ResourceInfo {
     // Namespaces are not deleted by collection.
     let verbs = ALL_VERBS
         .iter()
-        .filter(|verb| row.plural != "namespaces" || **verb != "deletecollection");
+        .filter(|verb| row.plural != "namespaces" || **verb != "deletecollection")
+        .filter(|verb| !has(Review) || **verb == "create");
     let categories = [(All, "all"), (Extension, "api-extensions")];
     ResourceInfo {
         list_kind: format!("{}List", row.kind),
