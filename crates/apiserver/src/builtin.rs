@@ -2,7 +2,7 @@
 
 mod addresses;
 pub mod conditions;
-mod crd;
+pub(crate) mod crd;
 mod defaults;
 mod kinds;
 mod lifecycle;

@@ -228,9 +228,38 @@ impl ResourceInfo {
             .find(|subresource| subresource.name == name)
     }
 
-    /// Whether objects of this kind are found under another name than the given version stores them.
+    /// Whether objects are stored in this version.
     pub fn is_storage_version(&self) -> bool {
         self.gvk.version == self.storage_version
+    }
+}
+
+impl ResourceInfo {
+    /// Whether the other one is served in the same way.
+    pub(crate) fn same_as(&self, other: &Self) -> bool {
+        let texts = |info: &Self| {
+            (
+                info.short_names.clone(),
+                info.categories.clone(),
+                info.selectable_fields.clone(),
+            )
+        };
+        let names = |info: &Self| {
+            (
+                info.list_kind.clone(),
+                info.singular.clone(),
+                info.storage_version.clone(),
+            )
+        };
+        self.gvk == other.gvk
+            && texts(self) == texts(other)
+            && names(self) == names(other)
+            && self.has_status == other.has_status
+            && self.scale == other.scale
+            && self.printer_columns == other.printer_columns
+            && self.schema == other.schema
+            && self.terminating == other.terminating
+            && self.deprecation_warning == other.deprecation_warning
     }
 }
 
@@ -275,6 +304,13 @@ impl Registry {
             found = Some(info);
         }
         found
+    }
+
+    /// All versions of a resource.
+    pub fn versions_of(&self, key: &GroupResource) -> impl Iterator<Item = &Arc<ResourceInfo>> {
+        let plural = key.resource.clone();
+        self.in_group(&key.group)
+            .filter(move |info| info.plural == plural)
     }
 
     /// All resources in the order of group, version and plural.

@@ -22,6 +22,7 @@ pub use request::{
     Body, DeleteOptions, DeleteOutcome, FieldValidation, ListRequest, ListResult, PatchType, Propagation,
     Subresource, Target, WatchBatch, WatchCursor, WatchRequest, WatchStart, WriteOptions, Written,
 };
+pub(crate) use update::may_go;
 
 /// Time and randomness for one call.
 pub struct Context<'a> {

@@ -373,6 +373,14 @@ const EXTRA_SUBRESOURCES: &[Extra] = &[
     ),
 ];
 
+/// `storageVersionHash` of legacy discovery: equal as long as the storage version is.
+pub(crate) fn storage_version_hash(gvk: &Gvk) -> String {
+    use base64::Engine as _;
+    let text = format!("{}/{}/{}", gvk.group, gvk.version, gvk.kind);
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    base64::engine::general_purpose::STANDARD.encode(digest.as_ref().get(..8).unwrap_or_default())
+}
+
 /// All built-in resources.
 pub fn resources() -> Vec<ResourceInfo> {
     ROWS.iter().map(info).collect()
@@ -418,7 +426,7 @@ fn info(row: &Row) -> ResourceInfo {
         compiled: None,
         builtin: true,
         storage_version: row.version.to_owned(),
-        storage_version_hash: String::new(),
+        storage_version_hash: storage_version_hash(&gvk),
         selectable_fields: owned(row.fields),
         schema_since: 0,
         terminating: false,

@@ -42,6 +42,15 @@ pub(crate) struct ObjectKey {
     pub(crate) key: Arc<Key>,
 }
 
+impl ObjectKey {
+    pub(crate) fn new(resource: GroupResource, namespace: &str, name: &str) -> Self {
+        Self {
+            resource,
+            key: Arc::new(Key::new(namespace, name)),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) object: Arc<Value>,
@@ -91,7 +100,10 @@ pub struct Store {
     pub(crate) service_addresses: builtin::ServiceAddresses,
     pub(crate) options: StoreOptions,
     version: u64,
-    first_version: u64,
+    /// Nothing is known of changes up to this version, unless a resource's history says so.
+    pub(crate) first_version: u64,
+    /// When Events are to be looked through for old ones, in seconds.
+    pub(crate) next_event_expiry: i64,
     objects: usize,
     bytes: usize,
 }
@@ -138,6 +150,7 @@ impl Store {
             options,
             version: first_version,
             first_version,
+            next_event_expiry: 0,
             objects: 0,
             bytes: 0,
         };

@@ -96,7 +96,7 @@ impl Store {
 }
 
 /// Whether nothing keeps an object any more that is being deleted.
-pub(super) fn may_go(info: &ResourceInfo, object: &Value) -> bool {
+pub(crate) fn may_go(info: &ResourceInfo, object: &Value) -> bool {
     if !meta::is_deleting(object) || meta::finalizers(object).next().is_some() {
         return false;
     }
