@@ -17,12 +17,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
-    steps::run(
-        root,
-        "cargo",
-        &["build", "--release", "--package", "egressgateway"],
-        &[],
-    )?;
+    steps::run(root, "cargo", &["build", "--release", "--package", "egressgateway"], &[])?;
     let mut arguments = vec!["run", "--release", "--quiet", "--package", "bench", "--"];
     arguments.extend(options.names.iter().map(String::as_str));
     if options.json {

@@ -29,10 +29,7 @@ pub(crate) fn links(root: &Path) -> Result<Outcome> {
     if !dead.is_empty() {
         bail!("links that lead nowhere: {}", dead.join("; "));
     }
-    Ok(Outcome::Passed(format!(
-        "{count} links in {} documents",
-        documents.len()
-    )))
+    Ok(Outcome::Passed(format!("{count} links in {} documents", documents.len())))
 }
 
 /// The relative targets of Markdown links, without their fragments.
@@ -47,10 +44,7 @@ fn targets(text: &str) -> impl Iterator<Item = &str> {
 fn markdown(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
             markdown(&path, found)?;
         } else if name.ends_with(".md") {

@@ -18,28 +18,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("runtime", &[]),
     ("apiserver", &[]),
     ("controller", &["plan", "api", "runtime", "model"]),
-    (
-        "agent",
-        &["datapath", "liveness", "kernel", "api", "runtime", "model"],
-    ),
+    ("agent", &["datapath", "liveness", "kernel", "api", "runtime", "model"]),
     ("lab", &["apiserver", "kernel", "datapath", "api", "model"]),
-    (
-        "bench",
-        &["apiserver", "kernel", "datapath", "plan", "api", "model", "lab"],
-    ),
-    (
-        "egressgateway",
-        &[
-            "controller",
-            "agent",
-            "lab",
-            "runtime",
-            "api",
-            "kernel",
-            "datapath",
-            "model",
-        ],
-    ),
+    ("bench", &["apiserver", "kernel", "datapath", "plan", "api", "model", "lab"]),
+    ("egressgateway", &["controller", "agent", "lab", "runtime", "api", "kernel", "datapath", "model"]),
     ("xtask", &["api"]),
 ];
 
@@ -90,23 +72,13 @@ fn violations(metadata: &Value) -> Vec<String> {
     let allowed: BTreeMap<_, _> = ARROWS.iter().copied().collect();
     let allowed_in_tests: BTreeMap<_, _> = ARROWS_OF_TESTS.iter().copied().collect();
     let mut wrong = Vec::new();
-    for package in metadata
-        .pointer("/packages")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
+    for package in metadata.pointer("/packages").and_then(Value::as_array).into_iter().flatten() {
         let name = text(package, "name");
         let Some(targets) = allowed.get(name) else {
             wrong.push(format!("crate `{name}` has no place in the layering yet"));
             continue;
         };
-        for dependency in package
-            .pointer("/dependencies")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
+        for dependency in package.pointer("/dependencies").and_then(Value::as_array).into_iter().flatten() {
             let to = text(dependency, "name");
             let in_tests = text(dependency, "kind") == "dev";
             let ours = allowed.contains_key(to);
@@ -132,10 +104,8 @@ mod tests {
     use serde_json::json;
 
     fn package(name: &str, dependencies: &[(&str, Option<&str>)]) -> Value {
-        let dependencies: Vec<Value> = dependencies
-            .iter()
-            .map(|(name, kind)| json!({"name": name, "kind": kind}))
-            .collect();
+        let dependencies: Vec<Value> =
+            dependencies.iter().map(|(name, kind)| json!({"name": name, "kind": kind})).collect();
         json!({"packages": [{"name": name, "dependencies": dependencies}]})
     }
 
@@ -144,10 +114,7 @@ mod tests {
         assert!(violations(&package("plan", &[("model", None), ("proptest", Some("dev"))])).is_empty());
         assert_eq!(violations(&package("model", &[("plan", None)])).len(), 1);
         assert_eq!(violations(&package("plan", &[("tokio", None)])).len(), 1);
-        assert_eq!(
-            violations(&package("controller", &[("apiserver", None)])).len(),
-            1
-        );
+        assert_eq!(violations(&package("controller", &[("apiserver", None)])).len(), 1);
         assert!(violations(&package("controller", &[("apiserver", Some("dev"))])).is_empty());
         assert_eq!(violations(&package("stranger", &[])).len(), 1);
     }

@@ -70,11 +70,7 @@ impl Report {
         }
         // A failed step that is no test program counts as one failure more.
         let failures = self.tests.failed.max(failed);
-        println!(
-            "{} passed, {failures} failed, {} skipped",
-            self.tests.passed,
-            skips.len()
-        );
+        println!("{} passed, {failures} failed, {} skipped", self.tests.passed, skips.len());
         failures == 0
     }
 }
@@ -97,11 +93,7 @@ pub(crate) fn run(root: &Path, program: &str, arguments: &[&str], env: &[(&str, 
 /// Whether a program can be started and answers its probe.
 pub(crate) fn has(program: &str, probe: &[&str]) -> bool {
     let mut command = Command::new(program);
-    command
-        .args(probe)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(probe).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 

@@ -28,9 +28,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
     let mut skipped = Vec::new();
     if !options.tests_only {
         let passed = |done: Result<()>| done.map(|()| Outcome::Passed(String::new()));
-        report.step("format", |_| {
-            passed(steps::run(root, "cargo", &["fmt", "--all", "--check"], &[]))
-        });
+        report.step("format", |_| passed(steps::run(root, "cargo", &["fmt", "--all", "--check"], &[])));
         report.step("layering", |_| passed(layering::check(root)));
         report.step("CRDs up to date", |_| passed(crds::run(root, true)));
         report.step("links in documents", |_| checks::links(root));
@@ -45,12 +43,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
         });
         report.step("API documentation", |_| {
             let arguments = ["doc", "--workspace", "--no-deps", "--document-private-items"];
-            passed(steps::run(
-                root,
-                "cargo",
-                &arguments,
-                &[("RUSTDOCFLAGS", "-D warnings")],
-            ))
+            passed(steps::run(root, "cargo", &arguments, &[("RUSTDOCFLAGS", "-D warnings")]))
         });
     }
     report.step("build of the programs", |_| {
@@ -58,11 +51,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
             .map(|()| Outcome::Passed(String::new()))
     });
     report.step("tests", |count| tests(root, options, count, &mut skipped));
-    if report.print(&skipped) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if report.print(&skipped) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn licences(root: &Path) -> Result<Outcome> {
@@ -71,15 +60,8 @@ fn licences(root: &Path) -> Result<Outcome> {
             "cargo-deny is not installed: cargo install --locked cargo-deny".to_owned(),
         ));
     }
-    steps::run(
-        root,
-        "cargo",
-        &["deny", "--offline", "check", "bans", "licenses", "sources"],
-        &[],
-    )?;
-    Ok(Outcome::Passed(
-        "advisories need their database, which is fetched elsewhere".to_owned(),
-    ))
+    steps::run(root, "cargo", &["deny", "--offline", "check", "bans", "licenses", "sources"], &[])?;
+    Ok(Outcome::Passed("advisories need their database, which is fetched elsewhere".to_owned()))
 }
 
 fn tests(
@@ -114,11 +96,7 @@ fn tests(
 /// The number that stands right before a word: `12` in `ok. 12 passed; 0 failed`.
 fn number_before(text: &str, word: &str) -> u64 {
     let before = text.split(word).next().unwrap_or_default();
-    before
-        .rsplit(' ')
-        .next()
-        .and_then(|number| number.parse().ok())
-        .unwrap_or(0)
+    before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// Hides the output of tests that passed, which `--show-output` prints for the sake of the skip lines.
@@ -148,9 +126,6 @@ mod tests {
     #[test]
     fn counts_are_read_from_a_result_line() {
         let line = "FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.09s";
-        assert_eq!(
-            (number_before(line, " passed"), number_before(line, " failed")),
-            (12, 3)
-        );
+        assert_eq!((number_before(line, " passed"), number_before(line, " failed")), (12, 3));
     }
 }

@@ -52,19 +52,13 @@ impl EipPair {
 
 impl From<Ipv4Addr> for EipPair {
     fn from(address: Ipv4Addr) -> Self {
-        Self {
-            v4: Some(address),
-            v6: None,
-        }
+        Self { v4: Some(address), v6: None }
     }
 }
 
 impl From<Ipv6Addr> for EipPair {
     fn from(address: Ipv6Addr) -> Self {
-        Self {
-            v4: None,
-            v6: Some(address),
-        }
+        Self { v4: None, v6: Some(address) }
     }
 }
 
@@ -93,10 +87,7 @@ impl FromStr for EipPair {
         if let Some((v4, v6)) = text.split_once('+') {
             let v4 = v4.parse().map_err(|_| fail())?;
             let v6 = v6.parse().map_err(|_| fail())?;
-            return Ok(Self {
-                v4: Some(v4),
-                v6: Some(v6),
-            });
+            return Ok(Self { v4: Some(v4), v6: Some(v6) });
         }
         match text.parse().map_err(|_| fail())? {
             IpAddr::V4(v4) => Ok(v4.into()),
@@ -118,14 +109,7 @@ mod tests {
 
     #[test]
     fn wrong_text_is_refused() {
-        for text in [
-            "",
-            "+",
-            "10.6.1.55+",
-            "fd06::55+10.6.1.55",
-            "10.6.1.55/32",
-            "10.6.1.55+10.6.1.56",
-        ] {
+        for text in ["", "+", "10.6.1.55+", "fd06::55+10.6.1.55", "10.6.1.55/32", "10.6.1.55+10.6.1.56"] {
             assert!(text.parse::<EipPair>().is_err(), "{text}");
         }
     }

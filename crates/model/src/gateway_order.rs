@@ -44,15 +44,9 @@ mod tests {
     fn the_preferred_node_is_first_and_an_unknown_one_is_ignored() {
         let nodes = BTreeSet::from(["a", "b", "c"]);
         for preferred in ["a", "b", "c"] {
-            assert_eq!(
-                gateway_order(&eip(1), &nodes, Some(preferred)).first(),
-                Some(&preferred)
-            );
+            assert_eq!(gateway_order(&eip(1), &nodes, Some(preferred)).first(), Some(&preferred));
         }
-        assert_eq!(
-            gateway_order(&eip(1), &nodes, Some("x")),
-            gateway_order(&eip(1), &nodes, None)
-        );
+        assert_eq!(gateway_order(&eip(1), &nodes, Some("x")), gateway_order(&eip(1), &nodes, None));
     }
 
     #[test]
@@ -70,9 +64,8 @@ mod tests {
     fn eips_spread_over_the_nodes() {
         let nodes = BTreeSet::from(["worker-node-1", "worker-node-2", "worker-node-3", "worker-node-4"]);
         for node in &nodes {
-            let first = (0..=255)
-                .filter(|n| gateway_order(&eip(*n), &nodes, None).first() == Some(node))
-                .count();
+            let first =
+                (0..=255).filter(|n| gateway_order(&eip(*n), &nodes, None).first() == Some(node)).count();
             assert!((32..=96).contains(&first), "{node} is first for {first} of 256");
         }
     }

@@ -11,9 +11,7 @@ pub struct IntervalMap<V> {
 
 impl<V> Default for IntervalMap<V> {
     fn default() -> Self {
-        Self {
-            ranges: BTreeMap::new(),
-        }
+        Self { ranges: BTreeMap::new() }
     }
 }
 
@@ -24,21 +22,14 @@ impl<V: Clone + PartialEq> IntervalMap<V> {
         if first > last {
             return;
         }
-        let before = self
-            .ranges
-            .range(..first)
-            .next_back()
-            .filter(|(_, (end, _))| *end >= first);
+        let before = self.ranges.range(..first).next_back().filter(|(_, (end, _))| *end >= first);
         let mut next = match before {
             Some((_, (end, _))) if *end >= last => return,
             Some((_, (end, _))) => end + 1,
             None => first,
         };
-        let inside: Vec<(u128, u128)> = self
-            .ranges
-            .range(next..=last)
-            .map(|(start, (end, _))| (*start, *end))
-            .collect();
+        let inside: Vec<(u128, u128)> =
+            self.ranges.range(next..=last).map(|(start, (end, _))| (*start, *end)).collect();
         for (start, end) in inside {
             if start > next {
                 self.ranges.insert(next, (start - 1, value.clone()));

@@ -27,10 +27,7 @@ const KUBERNETES: u32 = 0x0000_c000;
 const PORTMAP: u32 = 0x0000_2000;
 const CILIUM: u32 = 0x0000_0f00;
 
-const _: () = assert!(
-    PACKET_MASK & FOREIGN_MASK == 0,
-    "a bit that somebody else owns is ours"
-);
+const _: () = assert!(PACKET_MASK & FOREIGN_MASK == 0, "a bit that somebody else owns is ours");
 const _: () = assert!(PACKET_MASK | FOREIGN_MASK == u32::MAX, "a bit has no owner");
 const _: () = assert!(BASE & !BASE_MASK == 0, "the base leaves its byte");
 
@@ -130,16 +127,10 @@ mod tests {
     #[test]
     fn no_two_numbers_share_a_mark_and_none_touches_foreign_bits() {
         let slots = (1..=255).filter_map(Slot::new).map(Slot::mark);
-        let eips = (EipNumber::MIN..=EipNumber::MAX)
-            .filter_map(EipNumber::new)
-            .map(EipNumber::mark);
+        let eips = (EipNumber::MIN..=EipNumber::MAX).filter_map(EipNumber::new).map(EipNumber::mark);
         let marks: Vec<u32> = slots.chain(eips).collect();
         assert_eq!(marks.len(), 255 + 8192 - 256);
-        assert!(
-            marks
-                .iter()
-                .all(|mark| mark & FOREIGN_MASK == 0 && mark & BASE_MASK == BASE)
-        );
+        assert!(marks.iter().all(|mark| mark & FOREIGN_MASK == 0 && mark & BASE_MASK == BASE));
         assert_eq!(marks.iter().collect::<BTreeSet<_>>().len(), marks.len());
     }
 }

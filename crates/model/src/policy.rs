@@ -45,17 +45,8 @@ pub struct Precedence {
 
 impl Ord for Precedence {
     fn cmp(&self, other: &Self) -> Ordering {
-        let rank = |p: &Self| {
-            (
-                p.priority.is_none(),
-                p.priority,
-                p.key.namespace.is_none(),
-                p.created_at,
-            )
-        };
-        rank(self)
-            .cmp(&rank(other))
-            .then_with(|| self.key.cmp(&other.key))
+        let rank = |p: &Self| (p.priority.is_none(), p.priority, p.key.namespace.is_none(), p.created_at);
+        rank(self).cmp(&rank(other)).then_with(|| self.key.cmp(&other.key))
     }
 }
 
@@ -120,10 +111,9 @@ impl Namespaces {
         match self {
             Self::One(own) => own == name,
             Self::All => true,
-            Self::Matching(selector) => labels.map_or_else(
-                || selector.matches(&Labels::new()),
-                |labels| selector.matches(labels),
-            ),
+            Self::Matching(selector) => {
+                labels.map_or_else(|| selector.matches(&Labels::new()), |labels| selector.matches(labels))
+            }
         }
     }
 }
@@ -142,9 +132,9 @@ impl PodSelection {
     pub fn matches(&self, labels: &Labels, addresses: &BTreeSet<IpAddr>) -> bool {
         match self {
             Self::Labels(_, selector) => selector.matches(labels),
-            Self::Subnets(_, subnets) => addresses
-                .iter()
-                .any(|address| subnets.iter().any(|subnet| subnet.contains(address))),
+            Self::Subnets(_, subnets) => {
+                addresses.iter().any(|address| subnets.iter().any(|subnet| subnet.contains(address)))
+            }
         }
     }
 }
@@ -154,15 +144,8 @@ mod tests {
     use super::*;
 
     fn policy(priority: Option<u64>, namespace: Option<&str>, created_at: i64, name: &str) -> Precedence {
-        let key = PolicyKey {
-            namespace: namespace.map(str::to_owned),
-            name: name.to_owned(),
-        };
-        Precedence {
-            priority,
-            created_at,
-            key,
-        }
+        let key = PolicyKey { namespace: namespace.map(str::to_owned), name: name.to_owned() };
+        Precedence { priority, created_at, key }
     }
 
     #[test]

@@ -87,10 +87,7 @@ impl IpPool {
     /// The empty set.
     #[must_use]
     pub fn empty(family: Family) -> Self {
-        Self {
-            family,
-            ranges: Vec::new(),
-        }
+        Self { family, ranges: Vec::new() }
     }
 
     /// Reads the entries of a list. The error names the first bad entry and its index.
@@ -111,10 +108,7 @@ impl IpPool {
                 _ => merged.push((first, last)),
             }
         }
-        Ok(Self {
-            family,
-            ranges: merged,
-        })
+        Ok(Self { family, ranges: merged })
     }
 
     /// The family of all addresses.
@@ -132,17 +126,15 @@ impl IpPool {
     /// Number of addresses; saturates at `u128::MAX` for the whole IPv6 space.
     #[must_use]
     pub fn count(&self) -> u128 {
-        self.ranges.iter().fold(0, |sum: u128, (first, last)| {
-            sum.saturating_add((last - first).saturating_add(1))
-        })
+        self.ranges
+            .iter()
+            .fold(0, |sum: u128, (first, last)| sum.saturating_add((last - first).saturating_add(1)))
     }
 
     /// The lowest address.
     #[must_use]
     pub fn first(&self) -> Option<IpAddr> {
-        self.ranges
-            .first()
-            .map(|(first, _)| from_number(self.family, *first))
+        self.ranges.first().map(|(first, _)| from_number(self.family, *first))
     }
 
     /// Whether the address is inside.
@@ -151,18 +143,38 @@ impl IpPool {
         let number = to_number(address);
         let next = self.ranges.partition_point(|(first, _)| *first <= number);
         Family::of(address) == self.family
-            && next
-                .checked_sub(1)
-                .and_then(|at| self.ranges.get(at))
-                .is_some_and(|(_, last)| number <= *last)
+            && next.checked_sub(1).and_then(|at| self.ranges.get(at)).is_some_and(|(_, last)| number <= *last)
     }
 
     /// The lowest address that `taken` does not hold. Costs one look-up per taken address at most.
     pub fn first_free(&self, mut taken: impl FnMut(IpAddr) -> bool) -> Option<IpAddr> {
         let numbers = self.ranges.iter().flat_map(|(first, last)| *first..=*last);
-        numbers
-            .map(|number| from_number(self.family, number))
-            .find(|address| !taken(*address))
+        numbers.map(|number| from_number(self.family, number)).find(|address| !taken(*address))
+    }
+
+    /// The addresses that the other set does not hold.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        if self.family != other.family {
+            return self.clone();
+        }
+        let mut ranges = Vec::with_capacity(self.ranges.len());
+        for (first, last) in self.ranges.iter().copied() {
+            let mut next = Some(first);
+            for (hole_first, hole_last) in other.ranges.iter().copied() {
+                let Some(first) = next.filter(|first| *first <= hole_last && hole_first <= last) else {
+                    continue;
+                };
+                if first < hole_first {
+                    ranges.push((first, hole_first - 1));
+                }
+                next = hole_last.checked_add(1);
+            }
+            if let Some(first) = next.filter(|first| *first <= last) {
+                ranges.push((first, last));
+            }
+        }
+        Self { family: self.family, ranges }
     }
 
     /// An address that both sets hold, if there is any: the lowest.
@@ -188,16 +200,11 @@ impl IpPool {
 }
 
 fn parse_entry(family: Family, entry: &str) -> Result<(u128, u128), PoolError> {
-    let syntax = || PoolError::Syntax {
-        entry: entry.to_owned(),
-    };
+    let syntax = || PoolError::Syntax { entry: entry.to_owned() };
     let address = |text: &str| -> Result<u128, PoolError> {
         let address: IpAddr = text.parse().map_err(|_| syntax())?;
         if Family::of(address) != family {
-            return Err(PoolError::WrongFamily {
-                entry: entry.to_owned(),
-                family,
-            });
+            return Err(PoolError::WrongFamily { entry: entry.to_owned(), family });
         }
         Ok(to_number(address))
     };
@@ -206,9 +213,7 @@ fn parse_entry(family: Family, entry: &str) -> Result<(u128, u128), PoolError> {
         return if first <= last {
             Ok((first, last))
         } else {
-            Err(PoolError::Reversed {
-                entry: entry.to_owned(),
-            })
+            Err(PoolError::Reversed { entry: entry.to_owned() })
         };
     }
     if !entry.contains('/') {
@@ -216,18 +221,11 @@ fn parse_entry(family: Family, entry: &str) -> Result<(u128, u128), PoolError> {
     }
     let net: IpNet = entry.parse().map_err(|_| syntax())?;
     if Family::of(net.addr()) != family {
-        return Err(PoolError::WrongFamily {
-            entry: entry.to_owned(),
-            family,
-        });
+        return Err(PoolError::WrongFamily { entry: entry.to_owned(), family });
     }
     let (first, last) = (to_number(net.network()), to_number(net.broadcast()));
     let inner = family == Family::V4 && last - first > 1;
-    Ok(if inner {
-        (first + 1, last - 1)
-    } else {
-        (first, last)
-    })
+    Ok(if inner { (first + 1, last - 1) } else { (first, last) })
 }
 
 #[cfg(test)]
@@ -263,22 +261,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_left_of_a_set_without_itself() {
+        let all = IpPool::parse(Family::V6, &["::/0"]).unwrap();
+        assert!(all.without(&all).is_empty());
+        assert_eq!(all.without(&IpPool::empty(Family::V6)), all);
+    }
+
+    #[test]
     fn bad_entries_are_named_with_their_index() {
         let error = |entry: &str| IpPool::parse(Family::V4, &["10.6.1.1", entry]).unwrap_err();
-        assert!(matches!(
-            error("10.6.1.9-10.6.1.2"),
-            (1, PoolError::Reversed { .. })
-        ));
+        assert!(matches!(error("10.6.1.9-10.6.1.2"), (1, PoolError::Reversed { .. })));
         assert!(matches!(error("fd00::1"), (1, PoolError::WrongFamily { .. })));
-        for entry in [
-            "",
-            "10.6.1",
-            "10.6.1.1/33",
-            "10.6.1.1-",
-            "a-b",
-            "10.6.1.1 - 10.6.1.2",
-            "10.6.1.1-10.6.1.2-3",
-        ] {
+        for entry in
+            ["", "10.6.1", "10.6.1.1/33", "10.6.1.1-", "a-b", "10.6.1.1 - 10.6.1.2", "10.6.1.1-10.6.1.2-3"]
+        {
             assert!(matches!(error(entry), (1, PoolError::Syntax { .. })), "{entry}");
         }
     }
@@ -286,10 +282,7 @@ mod tests {
     #[test]
     fn overlap_is_found_by_its_lowest_address() {
         let a = v4(&["10.6.1.1-10.6.1.5", "10.6.1.50-10.6.1.60"]);
-        assert_eq!(
-            a.common(&v4(&["10.6.1.6-10.6.1.49", "10.6.1.60-10.6.1.99"])),
-            "10.6.1.60".parse().ok()
-        );
+        assert_eq!(a.common(&v4(&["10.6.1.6-10.6.1.49", "10.6.1.60-10.6.1.99"])), "10.6.1.60".parse().ok());
         assert_eq!(a.common(&v4(&["10.6.1.6-10.6.1.49"])), None);
     }
 
@@ -304,6 +297,24 @@ mod tests {
                 prop_assert_eq!(pool.contains(Ipv4Addr::new(10, 0, 0, n).into()), inside(n));
             }
             prop_assert_eq!(pool.count(), (0..=255).filter(|n| inside(*n)).count() as u128);
+        }
+
+        #[test]
+        fn difference_equals_the_naive_answer(
+            a in proptest::collection::vec((0u8..40, 0u8..40), 0..6),
+            b in proptest::collection::vec((0u8..40, 0u8..40), 0..6),
+        ) {
+            let pool = |entries: &[(u8, u8)]| {
+                let texts: Vec<String> = entries.iter()
+                    .map(|(a, b)| format!("10.0.0.{}-10.0.0.{}", a.min(b), a.max(b))).collect();
+                IpPool::parse(Family::V4, &texts).unwrap()
+            };
+            let (a, b) = (pool(&a), pool(&b));
+            let difference = a.without(&b);
+            for n in 0..=255 {
+                let address = Ipv4Addr::new(10, 0, 0, n).into();
+                prop_assert_eq!(difference.contains(address), a.contains(address) && !b.contains(address));
+            }
         }
 
         #[test]

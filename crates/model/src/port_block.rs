@@ -36,9 +36,7 @@ impl PortBlock {
     /// `None` unless `size` is a power of two and the block is valid.
     #[must_use]
     pub fn from_size(first: u16, size: u32) -> Option<Self> {
-        size.is_power_of_two()
-            .then(|| Self::new(first, size.trailing_zeros() as u8))
-            .flatten()
+        size.is_power_of_two().then(|| Self::new(first, size.trailing_zeros() as u8)).flatten()
     }
 
     /// First port.
@@ -108,14 +106,7 @@ impl PortSpace {
     /// Ports that source nodes lease: 1024..=49151.
     #[must_use]
     pub fn source() -> Self {
-        Self::of(&[
-            (1024, 10),
-            (2048, 11),
-            (4096, 12),
-            (8192, 13),
-            (16384, 14),
-            (32768, 14),
-        ])
+        Self::of(&[(1024, 10), (2048, 11), (4096, 12), (8192, 13), (16384, 14), (32768, 14)])
     }
 
     /// Ports that gateways lease for overflow: 49152..=65535.
@@ -125,12 +116,7 @@ impl PortSpace {
     }
 
     fn of(blocks: &[(u16, u8)]) -> Self {
-        Self {
-            free: blocks
-                .iter()
-                .filter_map(|&(first, log2)| PortBlock::new(first, log2))
-                .collect(),
-        }
+        Self { free: blocks.iter().filter_map(|&(first, log2)| PortBlock::new(first, log2)).collect() }
     }
 
     /// Number of free ports.
@@ -146,11 +132,7 @@ impl PortSpace {
 
     /// Takes a block of `1 << log2_size` ports: out of the smallest free block that fits, the lowest of these.
     pub fn take(&mut self, log2_size: u8) -> Option<PortBlock> {
-        let fitting = self
-            .free
-            .iter()
-            .copied()
-            .filter(|free| free.log2_size >= log2_size);
+        let fitting = self.free.iter().copied().filter(|free| free.log2_size >= log2_size);
         let mut block = fitting.min_by_key(|free| (free.log2_size, free.first))?;
         if !(PortBlock::MIN_LOG2..=PortBlock::MAX_LOG2).contains(&log2_size) {
             return None;
@@ -175,11 +157,7 @@ impl PortSpace {
         self.free.remove(&block);
         while block != wanted {
             let [low, high] = halves(block);
-            let (inside, rest) = if low.contains(wanted.first) {
-                (low, high)
-            } else {
-                (high, low)
-            };
+            let (inside, rest) = if low.contains(wanted.first) { (low, high) } else { (high, low) };
             self.free.insert(rest);
             block = inside;
         }
@@ -206,14 +184,8 @@ impl PortSpace {
 fn halves(block: PortBlock) -> [PortBlock; 2] {
     let log2_size = block.log2_size - 1;
     [
-        PortBlock {
-            first: block.first,
-            log2_size,
-        },
-        PortBlock {
-            first: block.first | 1 << log2_size,
-            log2_size,
-        },
+        PortBlock { first: block.first, log2_size },
+        PortBlock { first: block.first | 1 << log2_size, log2_size },
     ]
 }
 
@@ -237,15 +209,7 @@ mod tests {
             Some((4096, 8191, 4096))
         );
         assert_eq!(PortBlock::new(32768, 15).map(|b| b.last()), Some(65535));
-        for (first, log2) in [
-            (4096, 13),
-            (0, 10),
-            (512, 9),
-            (1024, 5),
-            (1040, 6),
-            (0, 16),
-            (32768, 16),
-        ] {
+        for (first, log2) in [(4096, 13), (0, 10), (512, 9), (1024, 5), (1040, 6), (0, 16), (32768, 16)] {
             assert_eq!(PortBlock::new(first, log2), None, "{first} {log2}");
         }
         assert_eq!(PortBlock::from_size(4096, 4095), None);

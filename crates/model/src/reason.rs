@@ -173,10 +173,7 @@ impl fmt::Display for Reason {
                  spidernet.io/egressgateway-default nor a gateway with clusterDefault names one",
             ),
             Self::GatewayRefused { gateway } => {
-                write!(
-                    f,
-                    "EgressGateway `{gateway}` is refused itself; see its conditions"
-                )
+                write!(f, "EgressGateway `{gateway}` is refused itself; see its conditions")
             }
             Self::SelectorAndSubnet => {
                 f.write_str("spec.appliedTo: podSelector and podSubnet can't be combined; remove one")
@@ -193,10 +190,7 @@ impl fmt::Display for Reason {
                 "spec.egressIP: {wanted} can't be had, {pair} is a fixed pair; ask for that pair or other addresses"
             ),
             Self::AddressInUse { address, owner } => {
-                write!(
-                    f,
-                    "{address} is the address of {owner}; an EIP must be an address that nobody uses"
-                )
+                write!(f, "{address} is the address of {owner}; an EIP must be an address that nobody uses")
             }
             Self::PoolExhausted { family, gateway } => write!(
                 f,

@@ -48,12 +48,9 @@ pub enum SelectorError {
 impl LabelSelector {
     /// A selector that matches these labels exactly.
     pub fn equal_to<K: Into<String>, V: Into<String>>(labels: impl IntoIterator<Item = (K, V)>) -> Self {
-        let requirements = labels
-            .into_iter()
-            .map(|(k, v)| Requirement::In(k.into(), BTreeSet::from([v.into()])));
-        Self {
-            requirements: requirements.collect(),
-        }
+        let requirements =
+            labels.into_iter().map(|(k, v)| Requirement::In(k.into(), BTreeSet::from([v.into()])));
+        Self { requirements: requirements.collect() }
     }
 
     /// Adds the requirement of one `matchExpressions` entry.
@@ -64,11 +61,7 @@ impl LabelSelector {
         let needs = matches!(operator, "In" | "NotIn");
         let known = needs || matches!(operator, "Exists" | "DoesNotExist");
         if known && needs == values.is_empty() {
-            return Err(SelectorError::Values {
-                key: key.to_owned(),
-                operator: operator.to_owned(),
-                needs,
-            });
+            return Err(SelectorError::Values { key: key.to_owned(), operator: operator.to_owned(), needs });
         }
         let (key, set) = (key.to_owned(), values.iter().cloned().collect());
         self.requirements.insert(match operator {
@@ -104,10 +97,7 @@ mod tests {
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
-        pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect()
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
     #[test]
@@ -139,14 +129,8 @@ mod tests {
     #[test]
     fn wrong_requirements_are_refused() {
         let mut selector = LabelSelector::default();
-        assert!(matches!(
-            selector.and("app", "Gt", &[]),
-            Err(SelectorError::Operator(_))
-        ));
-        assert!(matches!(
-            selector.and("app", "In", &[]),
-            Err(SelectorError::Values { needs: true, .. })
-        ));
+        assert!(matches!(selector.and("app", "Gt", &[]), Err(SelectorError::Operator(_))));
+        assert!(matches!(selector.and("app", "In", &[]), Err(SelectorError::Values { needs: true, .. })));
         assert!(matches!(
             selector.and("app", "Exists", &["x".into()]),
             Err(SelectorError::Values { needs: false, .. })

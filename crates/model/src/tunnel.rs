@@ -27,14 +27,8 @@ pub enum Phase {
 
 impl Phase {
     /// All phases.
-    pub const ALL: [Self; 6] = [
-        Self::Pending,
-        Self::Init,
-        Self::Failed,
-        Self::Ready,
-        Self::HeartbeatTimeout,
-        Self::NodeNotReady,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Init, Self::Failed, Self::Ready, Self::HeartbeatTimeout, Self::NodeNotReady];
 
     /// As objects spell it.
     #[must_use]
