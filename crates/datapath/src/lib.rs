@@ -8,7 +8,11 @@
 //!
 //! Start with [`state`], then [`nft`].
 
+pub mod class;
+pub mod compile;
+pub mod diff;
 pub mod nft;
+pub mod numbering;
 pub mod state;
 pub mod transaction;
 pub mod view;

@@ -8,9 +8,9 @@
 //! field padded to a multiple of four bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 pub mod text;
-use std::fmt;
 
 /// Address family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,6 +79,7 @@ pub enum FieldType {
 impl FieldType {
     /// Length in bytes, without padding.
     #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no type is empty")]
     pub fn len(self) -> usize {
         match self {
             Self::Protocol => 1,
@@ -224,6 +225,9 @@ pub enum Load {
     ConnectionMark,
     /// Connection state bits, 4 bytes host order: invalid 1, established 2, related 4, new 8, untracked 64
     ConnectionState,
+    /// Connection status bits, 4 bytes host order: seen reply 2, confirmed 8, source NAT 16, destination NAT 32. Unlike the
+    /// state, it tells the first packet of a connection (not confirmed) from later ones that had no answer yet
+    ConnectionStatus,
     /// Direction of the packet in its connection: 0 original, 1 reply; 1 byte
     ConnectionDirection,
     /// Source of the connection's first packet, IPv4

@@ -52,12 +52,7 @@ pub struct SetShape {
 
 impl From<&Set> for SetShape {
     fn from(set: &Set) -> Self {
-        Self {
-            key: set.key.clone(),
-            data: set.data.clone(),
-            interval: set.interval,
-            timeout: set.timeout,
-        }
+        Self { key: set.key.clone(), data: set.data.clone(), interval: set.interval, timeout: set.timeout }
     }
 }
 

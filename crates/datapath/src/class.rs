@@ -1,0 +1,140 @@
+//! Classes of pods: those that the same policies select share one map of destinations.
+//!
+//! Overlapping policies are resolved here, in Rust, into disjoint intervals: the kernel looks a destination up once,
+//! however many policies there are.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use model::interval_map::IntervalMap;
+use model::policy::PolicyKey;
+use model::pool::{Family, to_number};
+
+use crate::numbering::{Numbering, PENDING_MARK};
+use crate::view::{Destinations, NodeView, PodKey};
+
+/// What never leaves a link or a host, and so is selected only by a `destSubnet` that names it. Link-local holds node-local
+/// DNS and the clouds' metadata service.
+const NEVER_OUTSIDE_V4: [&str; 5] =
+    ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"];
+const NEVER_OUTSIDE_V6: [&str; 4] = ["::/128", "::1/128", "fe80::/10", "ff00::/8"];
+
+/// What makes two pods of one class: the policies that select them.
+pub type ClassKey = BTreeSet<PolicyKey>;
+
+/// All classes with their pods. Pods that nothing selects are left out.
+#[must_use]
+pub fn classes(view: &NodeView) -> BTreeMap<ClassKey, BTreeSet<&PodKey>> {
+    let mut of_pod: BTreeMap<&PodKey, ClassKey> = BTreeMap::new();
+    for policy in &view.policies {
+        for pod in &policy.pods {
+            if let Some((key, _)) = view.pods.get_key_value(pod) {
+                of_pod.entry(key).or_default().insert(policy.precedence.key.clone());
+            }
+        }
+    }
+    let mut classes: BTreeMap<ClassKey, BTreeSet<&PodKey>> = BTreeMap::new();
+    for (pod, key) in of_pod {
+        classes.entry(key).or_default().insert(pod);
+    }
+    classes
+}
+
+/// Where the pods of a class are sent, by destination: values are connection marks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClassDestinations {
+    /// By any policy
+    pub all: IntervalMap<u32>,
+    /// Only by policies that name subnets: these also select addresses of this host and broadcasts
+    pub named: IntervalMap<u32>,
+    /// Whether a policy of the class selects all that is outside, so that the two differ
+    pub selects_outside: bool,
+}
+
+/// The destinations of one class in one family.
+///
+/// Order: priority, then the more specific prefix, then age and name ([`model::policy::Precedence`]). A policy whose EIP has no
+/// address of this family does not apply to it.
+#[must_use]
+pub fn destinations(
+    view: &NodeView,
+    numbering: &Numbering,
+    class: &ClassKey,
+    family: Family,
+) -> ClassDestinations {
+    let outside = outside(view, family);
+    let mut result = ClassDestinations::default();
+    let mut candidates = Vec::new();
+    for policy in view.policies.iter().filter(|policy| class.contains(&policy.precedence.key)) {
+        let mark = match &policy.eip {
+            Some(eip) if !has_family(eip, family) => continue,
+            Some(eip) => numbering.id(eip).map_or(PENDING_MARK, |id| id.ct_mark()),
+            None => PENDING_MARK,
+        };
+        let precedence = &policy.precedence;
+        let priority = (precedence.priority.is_none(), precedence.priority);
+        match &policy.destinations {
+            Destinations::Outside => {
+                result.selects_outside = true;
+                candidates.push((priority, Reverse(0), precedence, outside.clone(), mark, false));
+            }
+            Destinations::Subnets(subnets) => {
+                for subnet in subnets.iter().filter(|subnet| family_of(subnet) == family) {
+                    let range = vec![range_of(subnet)];
+                    candidates.push((priority, Reverse(subnet.prefix_len()), precedence, range, mark, true));
+                }
+            }
+        }
+    }
+    candidates.sort_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)));
+    for (_, _, _, ranges, mark, named) in candidates {
+        for (first, last) in ranges {
+            result.all.fill(first, last, &mark);
+            if named {
+                result.named.fill(first, last, &mark);
+            }
+        }
+    }
+    result
+}
+
+/// All of the family's addresses but the cluster's own and those that never leave.
+fn outside(view: &NodeView, family: Family) -> Vec<(u128, u128)> {
+    let never: &[&str] = match family {
+        Family::V4 => &NEVER_OUTSIDE_V4,
+        Family::V6 => &NEVER_OUTSIDE_V6,
+    };
+    let mut map = IntervalMap::default();
+    let never = never.iter().filter_map(|text| text.parse::<IpNet>().ok());
+    let nodes = view.node_addresses.iter().map(|address| IpNet::from(*address));
+    for net in never.chain(view.cluster_cidrs.iter().copied()).chain(nodes) {
+        if family_of(&net) == family {
+            let (first, last) = range_of(&net);
+            map.fill(first, last, &false);
+        }
+    }
+    map.fill(0, if family == Family::V4 { u32::MAX.into() } else { u128::MAX }, &true);
+    map.merged()
+        .into_iter()
+        .filter(|(_, _, outside)| *outside)
+        .map(|(first, last, _)| (first, last))
+        .collect()
+}
+
+fn has_family(eip: &model::EipPair, family: Family) -> bool {
+    eip.addresses().any(|address| Family::of(address) == family)
+}
+
+fn family_of(net: &IpNet) -> Family {
+    Family::of(net.addr())
+}
+
+fn range_of(net: &IpNet) -> (u128, u128) {
+    let (first, last): (IpAddr, IpAddr) = match net.trunc() {
+        IpNet::V4(net) => (Ipv4Net::network(&net).into(), Ipv4Net::broadcast(&net).into()),
+        IpNet::V6(net) => (Ipv6Net::network(&net).into(), Ipv6Net::broadcast(&net).into()),
+    };
+    (to_number(first), to_number(last))
+}

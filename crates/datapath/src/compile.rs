@@ -1,0 +1,78 @@
+//! From what a node knows to what its kernel shall hold.
+//!
+//! ```text
+//! prerouting  -300  raw_prerouting  outer datagrams; from the tunnel; to EIPs from outside
+//!             -101  echo            answers pings of EIPs
+//!              -95  source          pods' new connections -> connection mark -> packet mark of the gateway
+//! forward      -10  forward         refusals, MSS clamp
+//! input        -10  input           refusals
+//! output      -300  raw_output      outer datagrams
+//!             -300  reply_output    this host's own answers to EIPs
+//! postrouting   99  snat            connection mark -> EIP and port block
+//!              300  postrouting     EIP restored, marks cleared, guard
+//! ```
+//!
+//! Base chains only tell the families apart; each family has its own regular chains, whose names end in 4 or 6.
+
+use std::collections::BTreeMap;
+
+use crate::nft::{Table, TableFamily};
+use crate::numbering::Numbering;
+use crate::state::DatapathState;
+use crate::view::NodeView;
+
+mod build;
+mod family;
+mod gateway;
+mod guard;
+pub mod names;
+mod raw;
+mod refuse;
+mod routing;
+mod source;
+
+/// What the node's kernel shall hold. `numbering` must have been updated with the same view: what has no number there is
+/// treated as if it had no way out.
+#[must_use]
+pub fn compile(view: &NodeView, numbering: &Numbering) -> DatapathState {
+    let mut state = routing::compile(view, numbering);
+    state.tables = BTreeMap::from([(names::TABLE.to_owned(), table(view, numbering))]);
+    state
+}
+
+fn table(view: &NodeView, numbering: &Numbering) -> Table {
+    let context = Context { view, numbering };
+    let mut table = Table {
+        family: TableFamily::Inet,
+        name: names::TABLE.to_owned(),
+        sets: BTreeMap::new(),
+        counters: names::COUNTERS.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        chains: BTreeMap::new(),
+    };
+    raw::compile(&context, &mut table);
+    gateway::compile(&context, &mut table);
+    source::compile(&context, &mut table);
+    refuse::compile(&context, &mut table);
+    guard::compile(&context, &mut table);
+    table
+}
+
+/// What every part of the compiler reads.
+struct Context<'a> {
+    view: &'a NodeView,
+    numbering: &'a Numbering,
+}
+
+impl Context<'_> {
+    /// Families that are served.
+    fn families(&self) -> impl Iterator<Item = family::Family> + use<> {
+        let settings = &self.view.settings;
+        let (v4, v6) = (settings.ipv4, settings.ipv6);
+        [(v4, family::V4), (v6, family::V6)].into_iter().filter_map(|(on, family)| on.then_some(family))
+    }
+
+    /// Name of the tunnel device.
+    fn tunnel(&self) -> &str {
+        &self.view.settings.tunnel_device
+    }
+}

@@ -1,0 +1,112 @@
+//! Names in the kernel. Those with a family end in 4 or 6, see [`Family::name`](super::family::Family::name).
+
+/// The table.
+pub const TABLE: &str = "egressgateway";
+
+/// All counters, with what they count. `drop` and `refuse` tell whether the sender gets an answer.
+pub const COUNTERS: &[(&str, &str)] = &[
+    (REFUSE_NO_GATEWAY, "packets to a selected destination while no gateway lives"),
+    (REFUSE_NO_LEASE, "new connections while this node holds no ports of the EIP"),
+    (REFUSE_PROTOCOL, "packets to a selected destination of a protocol that can't be translated"),
+    (REFUSE_TO_EIP, "packets of selected pods to an EIP"),
+    (DIRECT, "new connections that left without EIP, as noGatewayAction says"),
+    (DROP_UNTRACKED, "packets to a selected destination that connection tracking does not know"),
+    (DROP_SPOOFED, "packets with a pod's address from another interface"),
+    (DROP_STRAY, "packets to an EIP that belong to no connection"),
+    (DROP_FORGED, "tunnel datagrams that come from no node"),
+    (DROP_TUNNEL, "packets out of the tunnel that are neither from nor to an EIP"),
+    (DROP_NOT_LEASED, "packets from an EIP's port that their sender does not hold"),
+    (DROP_NO_HOLDER, "packets to an EIP's port that nobody holds"),
+    (DROP_PING_LIMIT, "pings of an EIP above the limit, or of one that another gateway answers"),
+    (TOO_BIG, "replies that exceed the tunnel, answered with fragmentation needed"),
+    (DROP_TUNNEL_ENTRY, "packets that somebody routed into the tunnel"),
+    (DROP_GUARD, "packets that would have left with a source that is not their EIP"),
+    (DROP_GUARD_WAY, "packets of a marked flow that would have left past the tunnel"),
+];
+
+/// See [`COUNTERS`].
+pub const REFUSE_NO_GATEWAY: &str = "refuse_no_gateway";
+/// See [`COUNTERS`].
+pub const REFUSE_NO_LEASE: &str = "refuse_no_lease";
+/// See [`COUNTERS`].
+pub const REFUSE_PROTOCOL: &str = "refuse_protocol";
+/// See [`COUNTERS`].
+pub const REFUSE_TO_EIP: &str = "refuse_to_eip";
+/// See [`COUNTERS`].
+pub const DIRECT: &str = "direct";
+/// See [`COUNTERS`].
+pub const DROP_UNTRACKED: &str = "drop_untracked";
+/// See [`COUNTERS`].
+pub const DROP_SPOOFED: &str = "drop_spoofed";
+/// See [`COUNTERS`].
+pub const DROP_STRAY: &str = "drop_stray";
+/// See [`COUNTERS`].
+pub const DROP_FORGED: &str = "drop_forged";
+/// See [`COUNTERS`].
+pub const DROP_TUNNEL: &str = "drop_tunnel";
+/// See [`COUNTERS`].
+pub const DROP_NOT_LEASED: &str = "drop_not_leased";
+/// See [`COUNTERS`].
+pub const DROP_NO_HOLDER: &str = "drop_no_holder";
+/// See [`COUNTERS`].
+pub const DROP_PING_LIMIT: &str = "drop_ping_limit";
+/// See [`COUNTERS`].
+pub const TOO_BIG: &str = "too_big";
+/// See [`COUNTERS`].
+pub const DROP_TUNNEL_ENTRY: &str = "drop_tunnel_entry";
+/// See [`COUNTERS`].
+pub const DROP_GUARD: &str = "drop_guard";
+/// See [`COUNTERS`].
+pub const DROP_GUARD_WAY: &str = "drop_guard_way";
+
+/// Every EIP of the cluster, by address.
+pub const EIPS: &str = "eips";
+/// EIPs that this node is a gateway of.
+pub const GATEWAY_EIPS: &str = "gateway_eips";
+/// EIPs that this node answers for now.
+pub const ANSWERED: &str = "answered";
+/// Addresses of nodes.
+pub const NODES: &str = "nodes";
+/// Protocols that can be translated.
+pub const PROTOCOLS: &str = "protocols";
+/// Protocols whose header starts with two ports.
+pub const PORT_PROTOCOLS: &str = "port_protocols";
+/// ICMP types that quote a packet.
+pub const ICMP_ERRORS: &str = "icmp_errors";
+/// Address of a selected pod to its class.
+pub const POD_CLASS: &str = "pod_class";
+/// Addresses of selected pods whose interface is known.
+pub const BOUND_PODS: &str = "bound_pods";
+/// (interface, address) of selected pods whose interface is known.
+pub const POD_INTERFACES: &str = "pod_interfaces";
+/// Class to its chain, before routing.
+pub const CLASS_CHAIN: &str = "class_chain";
+/// Class to its chain, after routing.
+pub const GUARD_CHAIN: &str = "guard_chain";
+/// Connection mark to the packet mark of the gateway.
+pub const SLOT_OF_ID: &str = "slot_of_id";
+/// Packet mark to the chain that sets it.
+pub const SLOT_CHAIN: &str = "slot_chain";
+/// Connection marks that leave by this node's own uplink.
+pub const LOCAL_IDS: &str = "local_ids";
+/// Connection marks for which this node has no ports for new connections.
+pub const UNLEASED_IDS: &str = "unleased_ids";
+/// (connection mark, EIP): the only source that such a flow may have.
+pub const ID_EIP: &str = "id_eip";
+/// Connection mark to EIP, first and last port.
+pub const SNAT: &str = "snat";
+/// EIP to its packet mark on a gateway.
+pub const EIP_MARK: &str = "eip_mark";
+/// Packet mark on a gateway to EIP.
+pub const MARK_EIP: &str = "mark_eip";
+
+/// (EIP, block's first port) to the tunnel address of its holder; one map per block size.
+pub const REPLY: &str = "reply";
+/// (peer's MAC, EIP, block's first port); one set per block size.
+pub const LEASED: &str = "leased";
+/// (EIP, block's first port) of blocks that this node holds itself; one set per block size.
+pub const OWN: &str = "own";
+/// Destination to connection mark; one map per class.
+pub const DESTINATIONS: &str = "dest";
+/// Destination to connection mark by policies that name subnets; one map per class.
+pub const NAMED_DESTINATIONS: &str = "named";

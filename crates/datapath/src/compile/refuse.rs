@@ -1,0 +1,95 @@
+//! Refusals: fail closed, counted by reason.
+//!
+//! Where a chain before routing refuses, it marks the packet, and the forward or input chain answers: kernels before
+//! 5.9 can't reject before routing.
+
+use super::Context;
+use super::build::*;
+use super::names::*;
+use super::routing::tunnel_mtu;
+use crate::nft::{ChainKind, Compare, Hook, Load, Reject, Statement, Table};
+use crate::numbering::{DIRECT_MARK, REFUSE_MARK};
+use crate::view::NoGatewayAction;
+
+use model::mark::PACKET_MASK;
+
+const TCP: u8 = 6;
+const SYN: u8 = 0x02;
+const TCP_HEADER: u32 = 20;
+
+/// The chains that count and refuse, and those that answer.
+pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
+    let action = context.view.settings.no_gateway_action;
+    for name in [REFUSE_NO_GATEWAY, REFUSE_NO_LEASE, REFUSE_PROTOCOL] {
+        let mut refuse = Rules::default();
+        if action == NoGatewayAction::Direct {
+            refuse.rule(
+                "only new connections can leave as they are, and they stay so",
+                [state(NEW), counter(DIRECT), set_ct_mark(DIRECT_MARK), accept()],
+            );
+        }
+        refuse.rule("", [counter(name), verdict(action)].into_iter().chain(then(action)));
+        refuse.regular(table, name);
+    }
+    let mut to_eip = Rules::default();
+    to_eip.rule("", [counter(REFUSE_TO_EIP), verdict(action)].into_iter().chain(then(action)));
+    to_eip.regular(table, REFUSE_TO_EIP);
+
+    let refused = || {
+        [
+            Statement::Match {
+                operand: bits(Load::Mark, PACKET_MASK.to_ne_bytes()),
+                compare: Compare::Equal,
+                value: REFUSE_MARK.to_ne_bytes().to_vec(),
+            },
+            Statement::Reject(Reject::AdminProhibited),
+        ]
+    };
+    let mut input = Rules::default();
+    input.rule("refused before routing", refused());
+    input.base(table, "input", ChainKind::Filter, Hook::Input, -10);
+
+    let mut forward = Rules::default();
+    forward.rule("refused before routing", refused());
+    forward.rule(
+        "only marked packets have business in the tunnel",
+        [
+            to_device(context.tunnel()),
+            Statement::Match {
+                operand: bits(Load::Mark, model::mark::BASE_MASK.to_ne_bytes()),
+                compare: Compare::NotEqual,
+                value: model::mark::BASE.to_ne_bytes().to_vec(),
+            },
+            counter(DROP_TUNNEL_ENTRY),
+            drop(),
+        ],
+    );
+    if let Some(mtu) = tunnel_mtu(context.view) {
+        for family in context.families() {
+            let mss = mtu.saturating_sub(u32::from(family.header) + TCP_HEADER);
+            let clamp = |device| {
+                [
+                    device,
+                    is(Load::NetworkProtocol, [family.nfproto]),
+                    is(Load::TransportProtocol, [TCP]),
+                    any_bit(Load::TcpFlags, [SYN]),
+                    Statement::ClampMss(u16::try_from(mss).unwrap_or(u16::MAX)),
+                ]
+            };
+            forward.rule("segments fit into the tunnel", clamp(to_device(context.tunnel())));
+            forward.rule("segments fit into the tunnel", clamp(from_device(context.tunnel())));
+        }
+    }
+    forward.base(table, "forward", ChainKind::Filter, Hook::Forward, -10);
+}
+
+fn verdict(action: NoGatewayAction) -> Statement {
+    match action {
+        NoGatewayAction::Drop => drop(),
+        NoGatewayAction::Reject | NoGatewayAction::Direct => set_mark(REFUSE_MARK),
+    }
+}
+
+fn then(action: NoGatewayAction) -> Option<Statement> {
+    (action != NoGatewayAction::Drop).then(accept)
+}
