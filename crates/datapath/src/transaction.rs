@@ -5,6 +5,7 @@
 //! is already there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::nft::{BaseChain, DataType, FieldType, Key, Rule, Set, TableFamily, Value};
 use crate::state::{DatapathState, ProxyNeighbour, Route, RoutingRule, TunnelDevice, TunnelPeer};
@@ -172,6 +173,31 @@ impl NftCommand {
             | Self::DeleteChain { table, .. }
             | Self::FlushChain { table, .. }
             | Self::AddRule { table, .. } => table,
+        }
+    }
+}
+
+impl fmt::Display for NftCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = &self.table().name;
+        match self {
+            Self::AddTable(_) => write!(f, "add table {table}"),
+            Self::DeleteTable(_) => write!(f, "delete table {table}"),
+            Self::AddCounter { name, .. } => write!(f, "add counter {table} {name}"),
+            Self::DeleteCounter { name, .. } => write!(f, "delete counter {table} {name}"),
+            Self::AddSet { name, .. } => write!(f, "add set {table} {name}"),
+            Self::DeleteSet { name, .. } => write!(f, "delete set {table} {name}"),
+            Self::FlushSet { name, .. } => write!(f, "flush set {table} {name}"),
+            Self::AddElements { set, elements, .. } => {
+                write!(f, "add {} elements to {table} {set}", elements.len())
+            }
+            Self::DeleteElements { set, keys, .. } => {
+                write!(f, "delete {} elements of {table} {set}", keys.len())
+            }
+            Self::AddChain { name, .. } => write!(f, "add chain {table} {name}"),
+            Self::DeleteChain { name, .. } => write!(f, "delete chain {table} {name}"),
+            Self::FlushChain { name, .. } => write!(f, "flush chain {table} {name}"),
+            Self::AddRule { chain, rule, .. } => write!(f, "add rule {table} {chain} \"{}\"", rule.comment),
         }
     }
 }
