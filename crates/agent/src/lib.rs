@@ -1,1 +1,4 @@
-//! agent
+//! The agent shell.
+
+pub mod keys;
+pub mod probe;

@@ -1,0 +1,290 @@
+//! From objects to what the cores need: the view of this node for `datapath`, the topology for `liveness`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use datapath::view::{
+    Destinations, GatewayEip, Lease, LeaseRole, NodeView, OwnTunnel, Peer, Pod, PodKey, PolicyView, Settings, SourceEip,
+    Uplink,
+};
+use liveness::{EipGroup, Node, Topology};
+use model::EipPair;
+use model::gateway_order::gateway_order;
+use model::policy::{EgressChoice, PodSelection};
+use model::port_lease::{BlockRole, BlockState};
+use model::tunnel_mac::MacAddress;
+
+use crate::objects::{Objects, PlacedPolicy};
+
+/// Routes to this many gateways of an EIP are there before they are needed.
+const CANDIDATES: usize = 16;
+
+/// What this node knows from elsewhere than the API server.
+#[derive(Clone, Debug, Default)]
+pub struct Local {
+    /// Name of this node
+    pub node: String,
+    /// Settings
+    pub settings: Settings,
+    /// The device that leads outside
+    pub uplink: Option<Uplink>,
+    /// Who carries each EIP, as far as liveness knows
+    pub carriers: BTreeMap<EipPair, Option<String>>,
+    /// EIPs that this node claims
+    pub claims: BTreeSet<EipPair>,
+    /// EIPs that connections of this node still use
+    pub held: BTreeSet<EipPair>,
+}
+
+/// The groups of all EIPs of the cluster.
+#[must_use]
+pub fn groups(objects: &Objects) -> BTreeMap<EipPair, EipGroup> {
+    let mut groups: BTreeMap<EipPair, EipGroup> = BTreeMap::new();
+    for group in objects.gateways.values() {
+        for (eip, preferred) in &group.eips {
+            groups.insert(
+                *eip,
+                EipGroup {
+                    nodes: group.nodes.clone(),
+                    preferred: preferred.clone(),
+                },
+            );
+        }
+    }
+    // The objects are written one after the other: what only a policy or a lease names yet is carried all the same.
+    for policy in objects.all_policies() {
+        let (Some(eip), Some(node)) = (policy.eip, &policy.node) else {
+            continue;
+        };
+        let named = policy.policy.gateway.as_ref().and_then(|name| objects.gateways.get(name));
+        let group = groups.entry(eip).or_insert_with(|| EipGroup {
+            nodes: named.map(|group| group.nodes.clone()).unwrap_or_default(),
+            preferred: None,
+        });
+        if group.preferred.is_none() {
+            group.preferred = Some(node.clone());
+            group.nodes.insert(node.clone());
+        }
+    }
+    for lease in objects.leases.values().flat_map(|node| &node.lease.leases) {
+        if let Some(group) = objects.gateways.get(&lease.gateway) {
+            groups.entry(lease.eip).or_insert_with(|| EipGroup {
+                nodes: group.nodes.clone(),
+                preferred: None,
+            });
+        }
+    }
+    groups
+}
+
+/// Local pods that have packets of their own.
+fn endpoints(objects: &Objects) -> impl Iterator<Item = (&model::cluster::PodKey, &model::cluster::Pod)> {
+    objects.pods.iter().filter(|(_, pod)| pod.is_endpoint())
+}
+
+fn selected(objects: &Objects, policy: &PlacedPolicy) -> BTreeSet<PodKey> {
+    let (namespaces, by_pod): (_, &dyn Fn(&model::cluster::Pod) -> bool) = match &policy.policy.pods {
+        PodSelection::Labels(namespaces, selector) => (namespaces, &|pod| selector.matches(&pod.labels)),
+        PodSelection::Subnets(namespaces, subnets) => {
+            (namespaces, &|pod| pod.addresses.iter().any(|address| subnets.iter().any(|net| net.contains(address))))
+        }
+    };
+    endpoints(objects)
+        .filter(|(key, pod)| {
+            namespaces.contain(&key.namespace, objects.namespaces.get(&key.namespace)) && by_pod(pod)
+        })
+        .map(|(key, _)| PodKey::new(&key.namespace, &key.name))
+        .collect()
+}
+
+/// EIPs that pods of this node leave with, or may at once: those of policies that select one, and those of its leases.
+fn used_eips(objects: &Objects, node: &str) -> BTreeSet<EipPair> {
+    let selecting = objects.all_policies().filter(|policy| !selected(objects, policy).is_empty());
+    let leases = objects.leases.get(node).into_iter().flat_map(|node| &node.lease.leases);
+    let leased = leases.filter(|lease| lease.blocks.iter().any(|block| block.role == BlockRole::Source));
+    selecting.filter_map(|policy| policy.eip).chain(leased.map(|lease| lease.eip)).collect()
+}
+
+/// What liveness has to know.
+#[must_use]
+pub fn topology(objects: &Objects, local: &Local) -> Topology {
+    let used: BTreeSet<EipPair> = used_eips(objects, &local.node).union(&local.held).copied().collect();
+    let mut eips = groups(objects);
+    eips.retain(|eip, group| used.contains(eip) || group.nodes.contains(&local.node));
+    let others = objects.tunnels.iter().filter(|(node, _)| **node != local.node);
+    let nodes = others
+        .filter(|(_, tunnel)| tunnel.ipv4.is_some() || tunnel.ipv6.is_some())
+        .map(|(node, tunnel)| {
+            let key = tunnel.probe_key.as_deref().and_then(public_key);
+            (node.clone(), Node { key })
+        });
+    Topology {
+        nodes: nodes.collect(),
+        eips,
+        used,
+    }
+}
+
+/// A probe key as a tunnel's status spells it.
+fn public_key(text: &str) -> Option<[u8; 32]> {
+    BASE64.decode(text).ok()?.try_into().ok()
+}
+
+/// What `datapath` has to know.
+#[must_use]
+pub fn node_view(objects: &Objects, local: &Local) -> NodeView {
+    let groups = groups(objects);
+    let networks = objects.cluster_networks().cloned().unwrap_or_default();
+    let underlays = objects.tunnels.values().filter_map(|tunnel| tunnel.underlay);
+    let pods = endpoints(objects).map(|(key, pod)| {
+        let pod = Pod {
+            addresses: pod.addresses.clone(),
+            interface: None,
+        };
+        (PodKey::new(&key.namespace, &key.name), pod)
+    });
+    let used = used_eips(objects, &local.node);
+    let source_eips = used.union(&local.held).map(|eip| (*eip, source_eip(objects, local, &groups, eip)));
+    let own_groups = groups.iter().filter(|(_, group)| group.nodes.contains(&local.node));
+    let mut gateway_eips: BTreeMap<EipPair, GatewayEip> = own_groups
+        .map(|(eip, _)| {
+            let answers = local.claims.contains(eip);
+            (*eip, GatewayEip { answers, ..GatewayEip::default() })
+        })
+        .collect();
+    for (node, lease) in objects.leases.iter().flat_map(|(node, held)| held.lease.leases.iter().map(move |l| (node, l))) {
+        if let Some(gateway_eip) = gateway_eips.get_mut(&lease.eip) {
+            gateway_eip.leases.extend(lease.blocks.iter().map(|block| Lease {
+                block: block.block,
+                node: node.clone(),
+                role: match block.role {
+                    BlockRole::Source => LeaseRole::Source,
+                    BlockRole::Overflow => LeaseRole::Overflow,
+                },
+            }));
+        }
+    }
+    let policy_eips = objects.all_policies().filter_map(|policy| policy.eip);
+    NodeView {
+        node: local.node.clone(),
+        settings: local.settings.clone(),
+        uplink: local.uplink.clone(),
+        tunnel: own_tunnel(objects, local),
+        peers: peers(objects, local),
+        pods: pods.collect(),
+        policies: objects.all_policies().map(|policy| policy_view(objects, &groups, policy)).collect(),
+        cluster_cidrs: networks.all,
+        node_addresses: networks.nodes.iter().copied().chain(underlays).collect(),
+        eips: source_eips.collect(),
+        all_eips: groups.keys().copied().chain(policy_eips).collect(),
+        gateway_eips,
+    }
+}
+
+fn own_tunnel(objects: &Objects, local: &Local) -> Option<OwnTunnel> {
+    let tunnel = objects.tunnels.get(&local.node)?;
+    let (ipv4, ipv6) = families(local, tunnel.ipv4, tunnel.ipv6)?;
+    Some(OwnTunnel {
+        mac: tunnel.mac.unwrap_or_else(|| MacAddress::of_tunnel(&local.node)),
+        ipv4,
+        ipv6,
+    })
+}
+
+/// The addresses of the families that are served; `None` when none is left.
+fn families<A, B>(local: &Local, ipv4: Option<A>, ipv6: Option<B>) -> Option<(Option<A>, Option<B>)> {
+    let ipv4 = ipv4.filter(|_| local.settings.ipv4);
+    let ipv6 = ipv6.filter(|_| local.settings.ipv6);
+    (ipv4.is_some() || ipv6.is_some()).then_some((ipv4, ipv6))
+}
+
+fn peers(objects: &Objects, local: &Local) -> BTreeMap<String, Peer> {
+    let others = objects.tunnels.iter().filter(|(node, _)| **node != local.node);
+    others
+        .filter_map(|(node, tunnel)| {
+            let (ipv4, ipv6) = families(local, tunnel.ipv4, tunnel.ipv6)?;
+            let peer = Peer {
+                mac: tunnel.mac.unwrap_or_else(|| MacAddress::of_tunnel(node)),
+                underlay: tunnel.underlay?,
+                ipv4,
+                ipv6,
+            };
+            Some((node.clone(), peer))
+        })
+        .collect()
+}
+
+/// Tunnel address of each other node, for probes: IPv4 where both ends have it.
+#[must_use]
+pub fn probe_addresses(view: &NodeView) -> (Option<IpAddr>, BTreeMap<String, IpAddr>) {
+    let own = view.tunnel.as_ref();
+    let v4 = own.and_then(|own| own.ipv4);
+    let pick = |peer: &Peer| match v4 {
+        Some(_) => peer.ipv4.map(IpAddr::V4),
+        None => peer.ipv6.map(IpAddr::V6),
+    };
+    let own = v4.map(IpAddr::V4).or_else(|| own.and_then(|own| own.ipv6).map(IpAddr::V6));
+    let peers = view.peers.iter().filter_map(|(node, peer)| Some((node.clone(), pick(peer)?)));
+    (own, peers.collect())
+}
+
+fn policy_view(objects: &Objects, groups: &BTreeMap<EipPair, EipGroup>, policy: &PlacedPolicy) -> PolicyView {
+    // useNodeIP has no EIP of its own to translate to: refused, never let out with some other address.
+    let eip = policy.eip.filter(|_| policy.policy.egress != EgressChoice::NodeAddress);
+    let by_eip = || {
+        let eip = eip?;
+        groups.get(&eip)?;
+        let holder = objects.gateways.iter().find(|(_, group)| group.eips.contains_key(&eip));
+        holder.map(|(name, _)| name.clone())
+    };
+    PolicyView {
+        precedence: policy.precedence.clone(),
+        pods: selected(objects, policy),
+        destinations: if policy.policy.destinations.is_empty() {
+            Destinations::Outside
+        } else {
+            Destinations::Subnets(policy.policy.destinations.clone())
+        },
+        eip,
+        gateway: policy.policy.gateway.clone().or_else(by_eip).unwrap_or_default(),
+    }
+}
+
+fn source_eip(
+    objects: &Objects,
+    local: &Local,
+    groups: &BTreeMap<EipPair, EipGroup>,
+    eip: &EipPair,
+) -> SourceEip {
+    let group = groups.get(eip);
+    let preferred = group.and_then(|group| group.preferred.clone());
+    let carrier = match local.carriers.get(eip) {
+        Some(carrier) => carrier.clone(),
+        None => preferred.clone(),
+    };
+    let order = group.map(|group| {
+        let nodes = group.nodes.iter().map(String::as_str).collect();
+        gateway_order(eip, &nodes, preferred.as_deref())
+    });
+    let candidates = order.unwrap_or_default().into_iter().take(CANDIDATES).map(str::to_owned);
+    let leases = objects.leases.get(&local.node).into_iter().flat_map(|node| &node.lease.leases);
+    let blocks = leases.filter(|lease| lease.eip == *eip).flat_map(|lease| &lease.blocks);
+    let mut source = SourceEip {
+        candidates: candidates.chain(carrier.clone()).collect(),
+        carrier,
+        ..SourceEip::default()
+    };
+    for leased in blocks.filter(|block| block.role == BlockRole::Source) {
+        if leased.state == BlockState::Active && source.block.is_none() {
+            source.block = Some(leased.block);
+        } else {
+            source.draining.insert(leased.block);
+        }
+    }
+    source
+}
+
+#[cfg(test)]
+mod tests;
