@@ -1,0 +1,129 @@
+//! Slices that list the pods of a policy, for people to read.
+//!
+//! A pod stays in the slice that it is in, new ones fill gaps before they make a new slice: a change of one pod writes one
+//! slice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::cluster::PodKey;
+use model::policy::{Namespaces, PolicyKey};
+
+use crate::snapshot::{ClusterSnapshot, Endpoint, PolicyRecord, SliceKey, SliceRecord};
+
+/// Every slice that is to be; others are to be deleted.
+#[must_use]
+pub fn plan(snapshot: &ClusterSnapshot) -> BTreeMap<SliceKey, SliceRecord> {
+    let mut of_policy: BTreeMap<&PolicyKey, Vec<(&SliceKey, &SliceRecord)>> = BTreeMap::new();
+    for (key, slice) in &snapshot.slices {
+        if key.namespace == slice.policy.namespace {
+            of_policy.entry(&slice.policy).or_default().push((key, slice));
+        }
+    }
+    let mut slices = BTreeMap::new();
+    for (key, record) in &snapshot.policies {
+        let existing = of_policy.get(key).map(Vec::as_slice).unwrap_or_default();
+        slices.extend(of_one(snapshot, key, record, existing));
+    }
+    slices
+}
+
+/// The pods that a policy selects and that have packets of their own.
+#[must_use]
+pub fn selected(snapshot: &ClusterSnapshot, record: &PolicyRecord) -> BTreeMap<PodKey, Endpoint> {
+    let Ok(policy) = &record.spec else {
+        return BTreeMap::new();
+    };
+    let namespaces = policy.pods.namespaces();
+    let mut selected = BTreeMap::new();
+    let first = match namespaces {
+        Namespaces::One(own) => PodKey { namespace: own.clone(), name: String::new() },
+        Namespaces::All | Namespaces::Matching(_) => PodKey { namespace: String::new(), name: String::new() },
+    };
+    for (key, pod) in snapshot.pods.range(first..) {
+        if matches!(namespaces, Namespaces::One(own) if *own != key.namespace) {
+            break;
+        }
+        let inside = namespaces.contain(&key.namespace, snapshot.namespaces.get(&key.namespace));
+        if inside && pod.is_endpoint() && policy.pods.matches(&pod.labels, &pod.addresses) {
+            let endpoint =
+                Endpoint { pod: key.clone(), addresses: pod.addresses.clone(), node: pod.node.clone() };
+            selected.insert(key.clone(), endpoint);
+        }
+    }
+    selected
+}
+
+fn of_one(
+    snapshot: &ClusterSnapshot,
+    key: &PolicyKey,
+    record: &PolicyRecord,
+    existing: &[(&SliceKey, &SliceRecord)],
+) -> Vec<(SliceKey, SliceRecord)> {
+    let max = snapshot.settings.max_endpoints_per_slice.max(1);
+    let mut waiting = selected(snapshot, record);
+    let mut slices: Vec<(SliceKey, Vec<Endpoint>)> = Vec::new();
+    for (slice_key, slice) in existing {
+        let stay = slice.endpoints.iter().filter_map(|endpoint| waiting.remove(&endpoint.pod));
+        let mut stay: Vec<Endpoint> = stay.collect();
+        for too_many in stay.drain(max.min(stay.len())..) {
+            waiting.insert(too_many.pod.clone(), too_many);
+        }
+        slices.push(((*slice_key).clone(), stay));
+    }
+    let mut waiting = waiting.into_values();
+    for (_, endpoints) in &mut slices {
+        let room = max.saturating_sub(endpoints.len());
+        endpoints.extend(waiting.by_ref().take(room));
+    }
+    let taken: BTreeSet<String> = slices.iter().map(|(key, _)| key.name.clone()).collect();
+    let mut names =
+        (0..).map(|index: usize| slice_name(&key.name, index)).filter(|name| !taken.contains(name));
+    loop {
+        let endpoints: Vec<Endpoint> = waiting.by_ref().take(max).collect();
+        let (false, Some(name)) = (endpoints.is_empty(), names.next()) else {
+            break;
+        };
+        slices.push((SliceKey { namespace: key.namespace.clone(), name }, endpoints));
+    }
+    let filled = slices.into_iter().filter(|(_, endpoints)| !endpoints.is_empty());
+    filled
+        .map(|(slice_key, mut endpoints)| {
+            endpoints.sort_unstable();
+            (slice_key, SliceRecord { policy: key.clone(), owner_uid: record.uid.clone(), endpoints })
+        })
+        .collect()
+}
+
+/// Name of a policy's slice. Names of different policies never meet: the last dash splits them.
+fn slice_name(policy: &str, index: usize) -> String {
+    let suffix = format!("-{index}");
+    let room = MAX_NAME.saturating_sub(suffix.len());
+    if policy.len() <= room {
+        return format!("{policy}{suffix}");
+    }
+    let hash = format!("-{:016x}", fnv(policy));
+    let kept: String = policy.chars().take(room.saturating_sub(hash.len())).collect();
+    format!("{}{hash}{suffix}", kept.trim_end_matches(['-', '.']))
+}
+
+/// Longest name of an object.
+const MAX_NAME: usize = 253;
+
+/// A label's value for a policy's name: the name itself, or its beginning and a hash where it is too long for a label.
+#[must_use]
+pub fn label_value(policy: &str) -> String {
+    const MAX_LABEL: usize = 63;
+    if policy.len() <= MAX_LABEL {
+        return policy.to_owned();
+    }
+    let hash = format!("-{:016x}", fnv(policy));
+    let kept: String = policy.chars().take(MAX_LABEL - hash.len()).collect();
+    format!("{}{hash}", kept.trim_end_matches(['-', '.']))
+}
+
+/// FNV-1a: stable across versions and machines.
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

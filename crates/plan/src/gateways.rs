@@ -1,0 +1,212 @@
+//! Which gateways can be used, which nodes they have, and which EIP is their default.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use model::gateway::Gateway;
+use model::policy::PolicyKey;
+use model::pool::Family;
+use model::{EipPair, IpPool, Reason};
+
+use crate::snapshot::{ClusterSnapshot, GatewayRecord};
+
+/// All gateways, examined.
+#[derive(Clone, Debug, Default)]
+pub struct Gateways<'a> {
+    /// Every gateway by name
+    pub by_name: BTreeMap<&'a str, Examined<'a>>,
+    /// Names from the oldest to the youngest, without those that are as good as gone
+    pub by_age: Vec<&'a str>,
+    /// The gateway of each policy, or why it has none
+    pub of_policy: BTreeMap<&'a PolicyKey, Result<&'a str, Reason>>,
+    /// The gateway that each EIP in force is of, as statuses say: the older one where two say so
+    pub holder: BTreeMap<IpAddr, &'a str>,
+}
+
+/// A gateway that has been looked at.
+#[derive(Clone, Debug)]
+pub struct Examined<'a> {
+    /// As it is recorded
+    pub record: &'a GatewayRecord,
+    /// What it asks for, or why nothing can use it
+    pub usable: Result<&'a Gateway, Reason>,
+    /// Nodes that match, by name
+    pub nodes: BTreeSet<&'a str>,
+    /// Addresses that no older gateway's pool has, to pick from
+    pub own_v4: IpPool,
+    /// Addresses that no older gateway's pool has, to pick from
+    pub own_v6: IpPool,
+    /// Whether any policy, of either kind, uses it
+    pub used: bool,
+}
+
+impl Examined<'_> {
+    /// Addresses of that family that no older gateway's pool has.
+    #[must_use]
+    pub fn own_pool(&self, family: Family) -> &IpPool {
+        match family {
+            Family::V4 => &self.own_v4,
+            Family::V6 => &self.own_v6,
+        }
+    }
+}
+
+/// Looks at all gateways and at who uses them.
+#[must_use]
+pub fn examine(snapshot: &ClusterSnapshot) -> Gateways<'_> {
+    let mut gateways = Gateways::default();
+    for (name, record) in &snapshot.gateways {
+        let usable = usable(snapshot, record);
+        let nodes = match &record.spec {
+            Ok(gateway) => {
+                let matching = snapshot.nodes.iter().filter(|(_, node)| gateway.nodes.matches(&node.labels));
+                matching.map(|(name, _)| name.as_str()).collect()
+            }
+            Err(_) => BTreeSet::new(),
+        };
+        let pool = |family: Family| {
+            let gateway = record.spec.as_ref().ok();
+            gateway.map_or_else(|| IpPool::empty(family), |gateway| gateway.pool(family).clone())
+        };
+        let (own_v4, own_v6) = (pool(Family::V4), pool(Family::V6));
+        let examined = Examined { record, usable, nodes, own_v4, own_v6, used: false };
+        gateways.by_name.insert(name.as_str(), examined);
+    }
+    gateways.by_age = gateways.by_name.keys().copied().collect();
+    gateways
+        .by_age
+        .sort_by_key(|name| (snapshot.gateways.get(*name).map(|record| record.created_at_s), *name));
+
+    for (key, policy) in &snapshot.policies {
+        let chosen = choose(snapshot, &gateways.by_age, key, policy.gateway.as_deref());
+        if let Some(examined) = chosen.as_ref().ok().and_then(|name| gateways.by_name.get_mut(*name)) {
+            examined.used = true;
+        }
+        gateways.of_policy.insert(key, chosen);
+    }
+    // One that is being deleted and that nobody uses is as good as gone: it keeps no address from another.
+    gateways.by_age.retain(|name| {
+        let examined = gateways.by_name.get(name);
+        examined.is_some_and(|examined| examined.used || !examined.record.deleting)
+    });
+    for (at, younger) in gateways.by_age.iter().enumerate() {
+        for older in gateways.by_age.iter().take(at) {
+            let Some(Ok(older)) = snapshot.gateways.get(*older).map(|record| &record.spec) else {
+                continue;
+            };
+            if let Some(examined) = gateways.by_name.get_mut(younger) {
+                if examined.own_v4.common(&older.pool_v4).is_some() {
+                    examined.own_v4 = examined.own_v4.without(&older.pool_v4);
+                }
+                if examined.own_v6.common(&older.pool_v6).is_some() {
+                    examined.own_v6 = examined.own_v6.without(&older.pool_v6);
+                }
+            }
+        }
+    }
+
+    for name in &gateways.by_age {
+        let Some(record) = snapshot.gateways.get(*name) else {
+            continue;
+        };
+        let Ok(gateway) = &record.spec else { continue };
+        let held = record.status.eips().flat_map(|(eip, _, _)| eip.addresses());
+        for address in held.filter(|address| gateway.contains(*address)) {
+            gateways.holder.entry(address).or_insert(name);
+        }
+    }
+    gateways
+}
+
+fn usable<'a>(snapshot: &ClusterSnapshot, record: &'a GatewayRecord) -> Result<&'a Gateway, Reason> {
+    let gateway = record.spec.as_ref().map_err(Clone::clone)?;
+    let settings = &snapshot.settings;
+    for (enabled, pool, field) in [
+        (settings.ipv4, &gateway.pool_v4, "spec.ippools.ipv4"),
+        (settings.ipv6, &gateway.pool_v6, "spec.ippools.ipv6"),
+    ] {
+        if !enabled && !pool.is_empty() {
+            let problem = format!(
+                "{} is not enabled here; remove the pool, or set feature.enable{}",
+                pool.family(),
+                switch(pool)
+            );
+            return Err(Reason::InvalidField { field: field.to_owned(), problem });
+        }
+    }
+    let (v4, v6) = (gateway.pool_v4.count(), gateway.pool_v6.count());
+    if v4 != v6 && v4 != 0 && v6 != 0 {
+        return Err(Reason::PoolSizesDiffer { v4, v6 });
+    }
+    Ok(gateway)
+}
+
+fn switch(pool: &IpPool) -> &'static str {
+    match pool.family() {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+/// The gateway that a policy names, else that of its namespace, else the cluster's: the oldest that says it is.
+fn choose<'a>(
+    snapshot: &'a ClusterSnapshot,
+    by_age: &[&'a str],
+    key: &PolicyKey,
+    named: Option<&str>,
+) -> Result<&'a str, Reason> {
+    let labels = key.namespace.as_ref().and_then(|namespace| snapshot.namespaces.get(namespace));
+    let of_namespace = labels.and_then(|labels| labels.get(LABEL_DEFAULT_GATEWAY)).map(String::as_str);
+    if let Some(name) = named.or(of_namespace.filter(|name| !name.is_empty())) {
+        let known = snapshot.gateways.get_key_value(name).map(|(name, _)| name.as_str());
+        return known.ok_or_else(|| Reason::UnknownGateway { gateway: name.to_owned() });
+    }
+    let default = by_age.iter().copied().find(|name| {
+        let record = snapshot.gateways.get(*name);
+        record.is_some_and(|record| {
+            !record.deleting && record.spec.as_ref().is_ok_and(|gateway| gateway.cluster_default)
+        })
+    });
+    default.ok_or(Reason::NoDefaultGateway)
+}
+
+/// Label of a Namespace that names the gateway of its policies.
+pub const LABEL_DEFAULT_GATEWAY: &str = "spidernet.io/egressgateway-default";
+
+/// The default EIP of a gateway, chosen once and for all: what the object names, else the lowest usable address of
+/// each pool.
+pub fn default_eip(
+    name: &str,
+    gateway: &Gateway,
+    examined: &Examined<'_>,
+    snapshot: &ClusterSnapshot,
+    mut unusable: impl FnMut(IpAddr) -> bool,
+) -> Result<EipPair, Reason> {
+    let v4 = match gateway.default_v4.filter(|_| snapshot.settings.ipv4) {
+        Some(address) => Some(named_default(gateway, address.into(), "spec.ippools.ipv4DefaultEIP")?),
+        None => examined.own_v4.first_free(&mut unusable),
+    };
+    let v6 = match gateway.default_v6.filter(|_| snapshot.settings.ipv6) {
+        Some(address) => Some(named_default(gateway, address.into(), "spec.ippools.ipv6DefaultEIP")?),
+        None => examined.own_v6.first_free(&mut unusable),
+    };
+    let v4 = v4.and_then(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None });
+    let v6 = v6.and_then(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None });
+    EipPair::new(v4, v6).ok_or_else(|| {
+        if gateway.has_no_address() {
+            Reason::PoolEmpty { gateway: name.to_owned() }
+        } else {
+            let family = if gateway.pool_v4.is_empty() { Family::V6 } else { Family::V4 };
+            Reason::PoolExhausted { family, gateway: name.to_owned() }
+        }
+    })
+}
+
+fn named_default(gateway: &Gateway, address: IpAddr, field: &str) -> Result<IpAddr, Reason> {
+    if gateway.contains(address) {
+        return Ok(address);
+    }
+    let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+    let problem = format!("{address} is not in spec.ippools.{family}; add it there or empty this field");
+    Err(Reason::InvalidField { field: field.to_owned(), problem })
+}

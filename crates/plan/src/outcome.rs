@@ -1,0 +1,304 @@
+//! The plan, and how it comes out of the parts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use model::cluster::ClusterNetworks;
+use model::policy::PolicyKey;
+use model::pool::Family;
+use model::port_lease::PortLease;
+use model::tunnel::Phase;
+use model::tunnel_mac::MacAddress;
+use model::{EipPair, Reason};
+
+use crate::eips::Allocation;
+use crate::gateways::{Examined, Gateways};
+use crate::placement::{Placement, able};
+use crate::snapshot::{
+    ClusterSnapshot, GatewayNode, GatewayStatus, PolicyStatus, SliceKey, SliceRecord, Usage, Verdict,
+};
+
+/// Everything that the controller wants to be so. What is as planned is not written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Every gateway by name
+    pub gateways: BTreeMap<String, GatewayPlan>,
+    /// Every policy
+    pub policies: BTreeMap<PolicyKey, PolicyPlan>,
+    /// The tunnel of every node; tunnels of other names are to be deleted
+    pub tunnels: BTreeMap<String, TunnelPlan>,
+    /// Leases by node; `None`: the object is to be deleted
+    pub leases: BTreeMap<String, Option<PortLease>>,
+    /// Nodes that got no block of an EIP, because all its ports are leased
+    pub unleased: BTreeSet<(EipPair, String)>,
+    /// Status of EgressClusterInfo `default`, where that exists
+    pub cluster_networks: Option<ClusterNetworks>,
+    /// Every endpoint slice; others are to be deleted
+    pub slices: BTreeMap<SliceKey, SliceRecord>,
+    /// What to tell people about: each change once
+    pub notices: Vec<Notice>,
+    /// Plan again at that time though nothing has happened
+    pub wake_at_s: Option<i64>,
+}
+
+/// What a gateway is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayPlan {
+    /// Its status
+    pub status: GatewayStatus,
+    /// Why it can be used, or not
+    pub reason: Reason,
+    /// Whether our finalizer is to keep it
+    pub keep: bool,
+    /// The default EIP to write where the object leaves it open
+    pub fill_default_v4: Option<Ipv4Addr>,
+    /// The default EIP to write where the object leaves it open
+    pub fill_default_v6: Option<Ipv6Addr>,
+}
+
+/// What a policy is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyPlan {
+    /// Its status
+    pub status: PolicyStatus,
+    /// Why it is in force, or not
+    pub reason: Reason,
+    /// The gateway to write where the object leaves it open
+    pub fill_gateway: Option<String>,
+}
+
+/// What a node's end of the tunnel is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelPlan {
+    /// Tunnel address
+    pub ipv4: Option<Ipv4Addr>,
+    /// Tunnel address
+    pub ipv6: Option<Ipv6Addr>,
+    /// Inner MAC address
+    pub mac: MacAddress,
+    /// Packet mark; `None` if there are more nodes than marks
+    pub mark: Option<u32>,
+    /// State
+    pub phase: Phase,
+    /// Why it failed, where that is for us to say
+    pub problem: Option<Reason>,
+}
+
+/// An object that a notice is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// An EgressGateway
+    Gateway(String),
+    /// An EgressPolicy or EgressClusterPolicy
+    Policy(PolicyKey),
+    /// An EgressTunnel
+    Tunnel(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gateway(name) => write!(f, "gateway {name}"),
+            Self::Policy(key) => write!(f, "policy {key}"),
+            Self::Tunnel(name) => write!(f, "tunnel {name}"),
+        }
+    }
+}
+
+/// Something that people should hear of, once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Notice {
+    /// What it is about
+    pub subject: Subject,
+    /// Whether it is bad news
+    pub warning: bool,
+    /// One word in CamelCase
+    pub code: String,
+    /// One sentence
+    pub message: String,
+}
+
+/// Status of every gateway.
+pub(crate) fn gateway_plans(
+    snapshot: &ClusterSnapshot,
+    gateways: &Gateways<'_>,
+    tunnels: &BTreeMap<String, TunnelPlan>,
+    allocation: &Allocation<'_>,
+    placement: &Placement<'_>,
+) -> BTreeMap<String, GatewayPlan> {
+    let mut plans = BTreeMap::new();
+    for (name, examined) in &gateways.by_name {
+        let reason = gateway_reason(name, examined, tunnels, allocation);
+        let nodes = examined.nodes.iter().map(|node| {
+            let phase =
+                snapshot.tunnels.get(*node).and_then(|_| tunnels.get(*node)).map(|tunnel| tunnel.phase);
+            (
+                (*node).to_owned(),
+                GatewayNode { phase: phase.unwrap_or(Phase::Pending), eips: BTreeMap::new() },
+            )
+        });
+        let mut status = GatewayStatus {
+            nodes: nodes.collect(),
+            verdict: Some(Verdict::from(&reason)),
+            ..GatewayStatus::default()
+        };
+        let own = allocation.eips.iter().filter(|(_, (gateway, _))| gateway == name);
+        let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
+        for (eip, (_, policies)) in own {
+            let policies = policies.iter().map(|key| (*key).clone()).collect();
+            addresses.extend(eip.addresses());
+            let node = placement.get(eip).copied().flatten().and_then(|node| status.nodes.get_mut(node));
+            match node {
+                Some(node) => node.eips.insert(*eip, policies),
+                None => status.unplaced.insert(*eip, policies),
+            };
+        }
+        status.usage = usage(examined, &addresses);
+        let (fill_default_v4, fill_default_v6) = fill_default(name, examined, allocation);
+        let keep = !examined.record.deleting || examined.used;
+        plans.insert(
+            (*name).to_owned(),
+            GatewayPlan { status, reason, keep, fill_default_v4, fill_default_v6 },
+        );
+    }
+    plans
+}
+
+fn gateway_reason(
+    name: &str,
+    examined: &Examined<'_>,
+    tunnels: &BTreeMap<String, TunnelPlan>,
+    allocation: &Allocation<'_>,
+) -> Reason {
+    if let Err(reason) = &examined.usable {
+        return reason.clone();
+    }
+    if let Some(Err(reason @ Reason::InvalidField { .. })) = allocation.defaults.get(name) {
+        return reason.clone();
+    }
+    if let Some(reason) = allocation.overlapping.get(name) {
+        return reason.clone();
+    }
+    let gateway = name.to_owned();
+    if examined.nodes.is_empty() {
+        Reason::NoGatewayNode { gateway }
+    } else if able(examined, tunnels).is_empty() {
+        Reason::NoReadyNode { gateway }
+    } else {
+        Reason::Ready
+    }
+}
+
+fn usage(examined: &Examined<'_>, addresses: &BTreeSet<IpAddr>) -> Usage {
+    let Ok(gateway) = &examined.record.spec else {
+        return Usage::default();
+    };
+    let count = |family: Family| {
+        let pool = gateway.pool(family);
+        let used = addresses.iter().filter(|address| pool.contains(**address)).count();
+        (pool.count(), pool.count().saturating_sub(used as u128))
+    };
+    let ((v4_total, v4_free), (v6_total, v6_free)) = (count(Family::V4), count(Family::V6));
+    Usage { v4_total, v4_free, v6_total, v6_free }
+}
+
+fn fill_default(
+    name: &str,
+    examined: &Examined<'_>,
+    allocation: &Allocation<'_>,
+) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    let (Ok(gateway), Some(Ok(default))) = (&examined.usable, allocation.defaults.get(name)) else {
+        return (None, None);
+    };
+    let v4 = default.v4().filter(|_| gateway.default_v4.is_none());
+    let v6 = default.v6().filter(|_| gateway.default_v6.is_none());
+    (v4, v6)
+}
+
+/// Status of every policy.
+pub(crate) fn policy_plans(
+    snapshot: &ClusterSnapshot,
+    gateways: &Gateways<'_>,
+    allocation: &Allocation<'_>,
+    placement: &Placement<'_>,
+) -> BTreeMap<PolicyKey, PolicyPlan> {
+    let mut plans = BTreeMap::new();
+    for (key, record) in &snapshot.policies {
+        let gateway = gateways.of_policy.get(key).and_then(|gateway| gateway.as_ref().ok().copied());
+        let (reason, eip, node) = match allocation.of_policy.get(key) {
+            Some(Ok(eip)) => match placement.get(eip).copied().flatten() {
+                Some(node) => (Reason::Assigned, Some(*eip), Some(node.to_owned())),
+                None => (no_node(gateways, gateway.unwrap_or_default()), None, None),
+            },
+            Some(Err(reason)) => (reason.clone(), None, None),
+            None => (Reason::NoDefaultGateway, None, None),
+        };
+        let status = PolicyStatus { eip, node, verdict: Some(Verdict::from(&reason)) };
+        let fill_gateway = gateway.filter(|_| record.gateway.is_none() && record.spec.is_ok());
+        plans.insert(
+            key.clone(),
+            PolicyPlan { status, reason, fill_gateway: fill_gateway.map(str::to_owned) },
+        );
+    }
+    plans
+}
+
+fn no_node(gateways: &Gateways<'_>, name: &str) -> Reason {
+    let gateway = name.to_owned();
+    let has_nodes = gateways.by_name.get(name).is_some_and(|examined| !examined.nodes.is_empty());
+    if has_nodes { Reason::NoReadyNode { gateway } } else { Reason::NoGatewayNode { gateway } }
+}
+
+/// What changes, in words.
+pub(crate) fn notices(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    for (name, gateway) in &plan.gateways {
+        let before = snapshot.gateways.get(name).and_then(|record| record.status.verdict.as_ref());
+        notices.extend(verdict_notice(
+            Subject::Gateway(name.clone()),
+            before,
+            gateway.status.verdict.as_ref(),
+        ));
+    }
+    for (key, policy) in &plan.policies {
+        let Some(record) = snapshot.policies.get(key) else {
+            continue;
+        };
+        let subject = Subject::Policy(key.clone());
+        let (before, after) = (&record.status, &policy.status);
+        match (&before.node, &after.node, after.eip) {
+            (Some(from), Some(to), Some(eip)) if from != to && before.eip == after.eip => {
+                let message = format!("{eip} moved from node {from} to node {to}");
+                notices.push(Notice { subject, warning: false, code: "Moved".to_owned(), message });
+            }
+            (_, Some(node), Some(eip)) if before.eip != after.eip => {
+                let message = format!("{eip} on node {node}");
+                notices.push(Notice {
+                    subject,
+                    warning: false,
+                    code: policy.reason.code().to_owned(),
+                    message,
+                });
+            }
+            _ => notices.extend(verdict_notice(subject, before.verdict.as_ref(), after.verdict.as_ref())),
+        }
+    }
+    for (name, tunnel) in &plan.tunnels {
+        let before = snapshot.tunnels.get(name).and_then(|record| record.tunnel.phase);
+        let Some(before) = before.filter(|before| *before != tunnel.phase) else {
+            continue;
+        };
+        let warning = tunnel.phase == Phase::Failed;
+        let problem = tunnel.problem.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let message = format!("phase changed from {before} to {}{problem}", tunnel.phase);
+        let code = "StatusChanged".to_owned();
+        notices.push(Notice { subject: Subject::Tunnel(name.clone()), warning, code, message });
+    }
+    notices
+}
+
+fn verdict_notice(subject: Subject, before: Option<&Verdict>, after: Option<&Verdict>) -> Option<Notice> {
+    let after = after.filter(|after| before != Some(after))?;
+    Some(Notice { subject, warning: !after.ok, code: after.code.clone(), message: after.message.clone() })
+}

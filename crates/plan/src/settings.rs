@@ -1,0 +1,41 @@
+//! What the operator has set.
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+/// Settings of the controller, with the defaults of the chart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether IPv4 is served
+    pub ipv4: bool,
+    /// Whether IPv6 is served
+    pub ipv6: bool,
+    /// Where tunnel addresses are taken from
+    pub tunnel_subnet_v4: Ipv4Net,
+    /// Where tunnel addresses are taken from
+    pub tunnel_subnet_v6: Ipv6Net,
+    /// First byte of every mark, the other three zero
+    pub mark_base: u32,
+    /// Entries of an endpoint slice
+    pub max_endpoints_per_slice: usize,
+    /// How long the port blocks of a node that is gone rest before they are given to another
+    pub rest_s: i64,
+    /// How long blocks of an EIP that no policy uses any more are left to the connections that exist, unless their holder
+    /// says that there are none
+    pub drain_s: i64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ipv4: true,
+            ipv6: false,
+            tunnel_subnet_v4: Ipv4Net::new_assert([172, 31, 0, 0].into(), 16),
+            tunnel_subnet_v6: Ipv6Net::new_assert([0xfd11, 0, 0, 0, 0, 0, 0, 0].into(), 112),
+            mark_base: model::mark::BASE,
+            max_endpoints_per_slice: 100,
+            // Longer than any state that a peer of the dead node's connections keeps about them at a gateway.
+            rest_s: 120,
+            drain_s: 3600,
+        }
+    }
+}

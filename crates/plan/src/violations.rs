@@ -1,0 +1,260 @@
+//! The judge: looks at a plan without knowing how it was made.
+//!
+//! Empty for every snapshot and its plan. The shell asks before it writes; a plan with a violation is not written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use model::policy::PolicyKey;
+use model::tunnel::Phase;
+use model::{EipPair, PortBlock};
+
+use crate::outcome::Plan;
+use crate::snapshot::ClusterSnapshot;
+
+/// Something that must never be planned.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Violation {
+    /// An address is part of two EIPs, of two gateways or on two nodes
+    EipTwice(IpAddr),
+    /// An EIP is not in its gateway's pool
+    EipOutsidePool(EipPair, String),
+    /// An EIP is an address of a node
+    EipIsNodeAddress(EipPair, String),
+    /// An EIP is on a node that is not Ready or not the gateway's
+    EipOnWrongNode(EipPair, String),
+    /// An EIP leaves a node that could keep it, and nobody has claimed it
+    EipMovedWithoutCause(EipPair, String),
+    /// A policy's status differs from what its gateway's says
+    PolicyAndGatewayDiffer(PolicyKey),
+    /// A policy is in force without an EIP or a node, or has one and is not
+    PolicyHalfInForce(PolicyKey),
+    /// Two nodes hold the same port of an EIP
+    PortTwice(EipPair, PortBlock, String),
+    /// A block reaches into the ports that are for overflow
+    PortOutsideSourceRange(EipPair, PortBlock, String),
+    /// A node that lives loses a block of an EIP that is in use
+    LeaseTakenAway(EipPair, PortBlock, String),
+    /// A block changes hands before it has rested
+    LeaseWithoutRest(EipPair, PortBlock, String),
+    /// A lease differs from the recorded one under the same generation
+    GenerationNotRaised(String),
+    /// Two nodes have the same tunnel address
+    TunnelAddressTwice(IpAddr),
+    /// A tunnel address is outside of the subnet, or its first or last one
+    TunnelAddressOutside(IpAddr),
+    /// Two nodes have the same mark
+    MarkTwice(u32),
+    /// A pool has more free addresses than addresses
+    UsageImpossible(String),
+    /// An endpoint slice has too many entries, or lists a pod twice
+    SliceWrong(PolicyKey),
+    /// An endpoint is a pod of the host's network, or one that has finished
+    EndpointWrong(PolicyKey),
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// All that is wrong with a plan.
+#[must_use]
+pub fn violations(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Violation> {
+    let mut found = BTreeSet::new();
+    eips(snapshot, plan, &mut found);
+    moves(snapshot, plan, &mut found);
+    policies(plan, &mut found);
+    leases(snapshot, plan, &mut found);
+    tunnels(snapshot, plan, &mut found);
+    slices(snapshot, plan, &mut found);
+    found.into_iter().collect()
+}
+
+fn eips(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {
+    let mut seen = BTreeSet::new();
+    for (name, gateway) in &plan.gateways {
+        let spec = snapshot.gateways.get(name).and_then(|record| record.spec.as_ref().ok());
+        for (eip, node, _) in gateway.status.eips() {
+            for address in eip.addresses() {
+                if !seen.insert(address) {
+                    found.insert(Violation::EipTwice(address));
+                }
+                if !spec.is_some_and(|spec| spec.contains(address)) {
+                    found.insert(Violation::EipOutsidePool(eip, name.clone()));
+                }
+                for (node, _) in snapshot.nodes.iter().filter(|(_, node)| node.addresses.contains(&address)) {
+                    found.insert(Violation::EipIsNodeAddress(eip, node.clone()));
+                }
+            }
+            let Some(node) = node else { continue };
+            let ready = plan.tunnels.get(node).is_some_and(|tunnel| tunnel.phase == Phase::Ready);
+            let labels = snapshot.nodes.get(node).map(|node| &node.labels);
+            let matches = spec.zip(labels).is_some_and(|(spec, labels)| spec.nodes.matches(labels));
+            if !ready || !matches {
+                found.insert(Violation::EipOnWrongNode(eip, node.to_owned()));
+            }
+        }
+        let usage = gateway.status.usage;
+        if usage.v4_free > usage.v4_total || usage.v6_free > usage.v6_total {
+            found.insert(Violation::UsageImpossible(name.clone()));
+        }
+    }
+}
+
+fn moves(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {
+    for (name, record) in &snapshot.gateways {
+        let Some(planned) = plan.gateways.get(name) else {
+            continue;
+        };
+        for (eip, before, _) in record.status.eips() {
+            let after =
+                planned.status.eips().find(|(other, _, _)| *other == eip).and_then(|(_, node, _)| node);
+            let (Some(before), Some(after)) = (before, after) else {
+                continue;
+            };
+            // A status that has the EIP twice can't be kept whole.
+            let is_ambiguous = record.status.eips().filter(|(other, _, _)| *other == eip).count() > 1;
+            let could_stay = planned.status.nodes.get(before).is_some_and(|node| node.phase == Phase::Ready);
+            let claimed = snapshot
+                .tunnels
+                .get(after)
+                .is_some_and(|tunnel| tunnel.tunnel.claims.iter().any(|claim| claim.eip == eip));
+            if before != after && could_stay && !claimed && !is_ambiguous {
+                found.insert(Violation::EipMovedWithoutCause(eip, before.to_owned()));
+            }
+        }
+    }
+}
+
+fn policies(plan: &Plan, found: &mut BTreeSet<Violation>) {
+    let mut carried: BTreeMap<&PolicyKey, Vec<(EipPair, &str)>> = BTreeMap::new();
+    for gateway in plan.gateways.values() {
+        for (eip, node, policies) in gateway.status.eips() {
+            for key in policies {
+                let of_policy = carried.entry(key).or_default();
+                of_policy.extend(node.map(|node| (eip, node)));
+            }
+        }
+    }
+    for (key, policy) in &plan.policies {
+        let status = &policy.status;
+        let own = status.eip.zip(status.node.as_deref());
+        let listed = carried.get(key).map(Vec::as_slice).unwrap_or_default();
+        if own.as_slice() != listed {
+            found.insert(Violation::PolicyAndGatewayDiffer(key.clone()));
+        }
+        let ok = status.verdict.as_ref().is_some_and(|verdict| verdict.ok);
+        if ok != own.is_some() || status.eip.is_some() != status.node.is_some() {
+            found.insert(Violation::PolicyHalfInForce(key.clone()));
+        }
+    }
+}
+
+fn leases(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {
+    let mut holders: BTreeMap<EipPair, Vec<(PortBlock, &str)>> = BTreeMap::new();
+    for (node, lease) in &plan.leases {
+        for lease in lease.iter().flat_map(|lease| &lease.leases) {
+            for leased in &lease.blocks {
+                if leased.block.is_overflow() {
+                    found.insert(Violation::PortOutsideSourceRange(lease.eip, leased.block, node.clone()));
+                }
+                let others = holders.entry(lease.eip).or_default();
+                if others.iter().any(|(other, _)| other.overlaps(&leased.block)) {
+                    found.insert(Violation::PortTwice(lease.eip, leased.block, node.clone()));
+                }
+                others.push((leased.block, node));
+            }
+        }
+        let recorded = snapshot.leases.get(node).map(|record| &record.lease);
+        if let (Some(recorded), Some(lease)) = (recorded, lease)
+            && recorded.leases != lease.leases
+            && recorded.generation >= lease.generation
+        {
+            found.insert(Violation::GenerationNotRaised(node.clone()));
+        }
+    }
+    let in_use: BTreeSet<EipPair> =
+        plan.gateways.values().flat_map(|gateway| gateway.status.eips().map(|(eip, _, _)| eip)).collect();
+    for (eip, block, node) in recorded_blocks(snapshot) {
+        let planned = holders.get(&eip).map(Vec::as_slice).unwrap_or_default();
+        if planned.contains(&(block, node)) {
+            continue;
+        }
+        if snapshot.nodes.contains_key(node) && in_use.contains(&eip) {
+            found.insert(Violation::LeaseTakenAway(eip, block, node.to_owned()));
+        }
+        let since_s = snapshot.gone_since_s.get(node).copied().unwrap_or(snapshot.now_s);
+        let rested = snapshot.now_s.saturating_sub(since_s) >= snapshot.settings.rest_s;
+        if !snapshot.nodes.contains_key(node) && !rested {
+            found.insert(Violation::LeaseWithoutRest(eip, block, node.to_owned()));
+        }
+    }
+}
+
+/// Blocks that are recorded for one node only; of others somebody has to lose.
+fn recorded_blocks(snapshot: &ClusterSnapshot) -> Vec<(EipPair, PortBlock, &str)> {
+    let mut blocks: Vec<(EipPair, PortBlock, &str)> = Vec::new();
+    for (node, record) in &snapshot.leases {
+        for lease in &record.lease.leases {
+            blocks.extend(lease.blocks.iter().map(|leased| (lease.eip, leased.block, node.as_str())));
+        }
+    }
+    let disputed = |eip: EipPair, block: PortBlock| {
+        blocks.iter().filter(|(other, own, _)| *other == eip && own.overlaps(&block)).count() > 1
+    };
+    let undisputed = blocks.iter().filter(|(eip, block, _)| !block.is_overflow() && !disputed(*eip, *block));
+    undisputed.copied().collect()
+}
+
+fn tunnels(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {
+    let (mut addresses, mut marks) = (BTreeSet::new(), BTreeSet::new());
+    let (v4, v6) = (snapshot.settings.tunnel_subnet_v4, snapshot.settings.tunnel_subnet_v6);
+    for tunnel in plan.tunnels.values() {
+        if let Some(address) = tunnel.ipv4 {
+            let edge = address == v4.network() || address == v4.broadcast();
+            if !v4.contains(&address) || edge {
+                found.insert(Violation::TunnelAddressOutside(address.into()));
+            }
+            if !addresses.insert(IpAddr::from(address)) {
+                found.insert(Violation::TunnelAddressTwice(address.into()));
+            }
+        }
+        if let Some(address) = tunnel.ipv6 {
+            let edge = address == v6.network() || address == v6.broadcast();
+            if !v6.contains(&address) || edge {
+                found.insert(Violation::TunnelAddressOutside(address.into()));
+            }
+            if !addresses.insert(IpAddr::from(address)) {
+                found.insert(Violation::TunnelAddressTwice(address.into()));
+            }
+        }
+        if let Some(mark) = tunnel.mark.filter(|mark| !marks.insert(*mark)) {
+            found.insert(Violation::MarkTwice(mark));
+        }
+    }
+}
+
+fn slices(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {
+    let mut listed = BTreeSet::new();
+    for (key, slice) in &plan.slices {
+        let too_many = slice.endpoints.len() > snapshot.settings.max_endpoints_per_slice.max(1);
+        let foreign = key.namespace != slice.policy.namespace;
+        if too_many || foreign || slice.endpoints.is_empty() {
+            found.insert(Violation::SliceWrong(slice.policy.clone()));
+        }
+        for endpoint in &slice.endpoints {
+            if !listed.insert((&slice.policy, &endpoint.pod)) {
+                found.insert(Violation::SliceWrong(slice.policy.clone()));
+            }
+            let pod = snapshot.pods.get(&endpoint.pod);
+            if !pod
+                .is_some_and(|pod| !pod.host_network && !pod.finished && pod.addresses == endpoint.addresses)
+            {
+                found.insert(Violation::EndpointWrong(slice.policy.clone()));
+            }
+        }
+    }
+}
