@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use datapath::view::{
-    Destinations, GatewayEip, Lease, LeaseRole, NodeView, OwnTunnel, Peer, Pod, PodKey, PolicyView, Settings, SourceEip,
-    Uplink,
+    Destinations, GatewayEip, Lease, LeaseRole, NodeView, OwnTunnel, Peer, Pod, PodKey, PolicyView, Settings,
+    SourceEip, Uplink,
 };
 use liveness::{EipGroup, Node, Topology};
 use model::EipPair;
@@ -44,13 +44,7 @@ pub fn groups(objects: &Objects) -> BTreeMap<EipPair, EipGroup> {
     let mut groups: BTreeMap<EipPair, EipGroup> = BTreeMap::new();
     for group in objects.gateways.values() {
         for (eip, preferred) in &group.eips {
-            groups.insert(
-                *eip,
-                EipGroup {
-                    nodes: group.nodes.clone(),
-                    preferred: preferred.clone(),
-                },
-            );
+            groups.insert(*eip, EipGroup { nodes: group.nodes.clone(), preferred: preferred.clone() });
         }
     }
     // The objects are written one after the other: what only a policy or a lease names yet is carried all the same.
@@ -70,10 +64,9 @@ pub fn groups(objects: &Objects) -> BTreeMap<EipPair, EipGroup> {
     }
     for lease in objects.leases.values().flat_map(|node| &node.lease.leases) {
         if let Some(group) = objects.gateways.get(&lease.gateway) {
-            groups.entry(lease.eip).or_insert_with(|| EipGroup {
-                nodes: group.nodes.clone(),
-                preferred: None,
-            });
+            groups
+                .entry(lease.eip)
+                .or_insert_with(|| EipGroup { nodes: group.nodes.clone(), preferred: None });
         }
     }
     groups
@@ -87,9 +80,9 @@ fn endpoints(objects: &Objects) -> impl Iterator<Item = (&model::cluster::PodKey
 fn selected(objects: &Objects, policy: &PlacedPolicy) -> BTreeSet<PodKey> {
     let (namespaces, by_pod): (_, &dyn Fn(&model::cluster::Pod) -> bool) = match &policy.policy.pods {
         PodSelection::Labels(namespaces, selector) => (namespaces, &|pod| selector.matches(&pod.labels)),
-        PodSelection::Subnets(namespaces, subnets) => {
-            (namespaces, &|pod| pod.addresses.iter().any(|address| subnets.iter().any(|net| net.contains(address))))
-        }
+        PodSelection::Subnets(namespaces, subnets) => (namespaces, &|pod| {
+            pod.addresses.iter().any(|address| subnets.iter().any(|net| net.contains(address)))
+        }),
     };
     endpoints(objects)
         .filter(|(key, pod)| {
@@ -114,17 +107,12 @@ pub fn topology(objects: &Objects, local: &Local) -> Topology {
     let mut eips = groups(objects);
     eips.retain(|eip, group| used.contains(eip) || group.nodes.contains(&local.node));
     let others = objects.tunnels.iter().filter(|(node, _)| **node != local.node);
-    let nodes = others
-        .filter(|(_, tunnel)| tunnel.ipv4.is_some() || tunnel.ipv6.is_some())
-        .map(|(node, tunnel)| {
+    let nodes =
+        others.filter(|(_, tunnel)| tunnel.ipv4.is_some() || tunnel.ipv6.is_some()).map(|(node, tunnel)| {
             let key = tunnel.probe_key.as_deref().and_then(public_key);
             (node.clone(), Node { key })
         });
-    Topology {
-        nodes: nodes.collect(),
-        eips,
-        used,
-    }
+    Topology { nodes: nodes.collect(), eips, used }
 }
 
 /// A probe key as a tunnel's status spells it.
@@ -139,10 +127,7 @@ pub fn node_view(objects: &Objects, local: &Local) -> NodeView {
     let networks = objects.cluster_networks().cloned().unwrap_or_default();
     let underlays = objects.tunnels.values().filter_map(|tunnel| tunnel.underlay);
     let pods = endpoints(objects).map(|(key, pod)| {
-        let pod = Pod {
-            addresses: pod.addresses.clone(),
-            interface: None,
-        };
+        let pod = Pod { addresses: pod.addresses.clone(), interface: None };
         (PodKey::new(&key.namespace, &key.name), pod)
     });
     let used = used_eips(objects, &local.node);
@@ -154,7 +139,9 @@ pub fn node_view(objects: &Objects, local: &Local) -> NodeView {
             (*eip, GatewayEip { answers, ..GatewayEip::default() })
         })
         .collect();
-    for (node, lease) in objects.leases.iter().flat_map(|(node, held)| held.lease.leases.iter().map(move |l| (node, l))) {
+    for (node, lease) in
+        objects.leases.iter().flat_map(|(node, held)| held.lease.leases.iter().map(move |l| (node, l)))
+    {
         if let Some(gateway_eip) = gateway_eips.get_mut(&lease.eip) {
             gateway_eip.leases.extend(lease.blocks.iter().map(|block| Lease {
                 block: block.block,
@@ -186,11 +173,7 @@ pub fn node_view(objects: &Objects, local: &Local) -> NodeView {
 fn own_tunnel(objects: &Objects, local: &Local) -> Option<OwnTunnel> {
     let tunnel = objects.tunnels.get(&local.node)?;
     let (ipv4, ipv6) = families(local, tunnel.ipv4, tunnel.ipv6)?;
-    Some(OwnTunnel {
-        mac: tunnel.mac.unwrap_or_else(|| MacAddress::of_tunnel(&local.node)),
-        ipv4,
-        ipv6,
-    })
+    Some(OwnTunnel { mac: tunnel.mac.unwrap_or_else(|| MacAddress::of_tunnel(&local.node)), ipv4, ipv6 })
 }
 
 /// The addresses of the families that are served; `None` when none is left.

@@ -126,10 +126,12 @@ impl Objects {
             Event::Pod(change) => absorb(&mut self.pods, listed, "pods", change, |pod| {
                 Some((convert::pod_key(pod), Some(convert::pod(pod))))
             }),
-            Event::Namespace(change) => absorb(&mut self.namespaces, listed, "namespaces", change, |object| {
-                let labels = object.metadata.labels.clone().unwrap_or_default();
-                Some((object.name_any(), Some(labels)))
-            }),
+            Event::Namespace(change) => {
+                absorb(&mut self.namespaces, listed, "namespaces", change, |object| {
+                    let labels = object.metadata.labels.clone().unwrap_or_default();
+                    Some((object.name_any(), Some(labels)))
+                })
+            }
             Event::Gateway(change) => absorb(&mut self.gateways, listed, "gateways", change, |object| {
                 Some((object.name_any(), Some(group(object))))
             }),
@@ -142,15 +144,20 @@ impl Objects {
                 absorb(&mut self.cluster_policies, listed, "cluster policies", change, |object| {
                     let key = policy_key(object);
                     let policy = readable(&key, convert::cluster_policy(object));
-                    Some((key.clone(), policy.map(|policy| placed(key, policy, object, object.status.as_ref()))))
+                    Some((
+                        key.clone(),
+                        policy.map(|policy| placed(key, policy, object, object.status.as_ref())),
+                    ))
                 })
             }
             Event::Tunnel(change) => absorb(&mut self.tunnels, listed, "tunnels", change, |object| {
                 Some((object.name_any(), Some(convert::tunnel(object))))
             }),
-            Event::ClusterInfo(change) => absorb(&mut self.networks, listed, "cluster info", change, |object| {
-                Some((object.name_any(), Some(networks(object))))
-            }),
+            Event::ClusterInfo(change) => {
+                absorb(&mut self.networks, listed, "cluster info", change, |object| {
+                    Some((object.name_any(), Some(networks(object))))
+                })
+            }
             Event::Lease(change) => absorb(&mut self.leases, listed, "leases", change, |object| {
                 let lease = NodeLease {
                     lease: convert::port_lease(object),
@@ -217,9 +224,7 @@ fn policy_key<T: Resource>(object: &T) -> PolicyKey {
 }
 
 fn readable(key: &PolicyKey, policy: Result<Policy, model::Reason>) -> Option<Policy> {
-    policy
-        .inspect_err(|reason| tracing::debug!(policy = %key, %reason, "policy is left out"))
-        .ok()
+    policy.inspect_err(|reason| tracing::debug!(policy = %key, %reason, "policy is left out")).ok()
 }
 
 fn placed<T: Resource>(
@@ -228,11 +233,8 @@ fn placed<T: Resource>(
     object: &T,
     status: Option<&EgressPolicyStatus>,
 ) -> PlacedPolicy {
-    let precedence = Precedence {
-        priority: policy.priority,
-        created_at: convert::created_at(object.meta()),
-        key,
-    };
+    let precedence =
+        Precedence { priority: policy.priority, created_at: convert::created_at(object.meta()), key };
     PlacedPolicy {
         policy,
         precedence,

@@ -1,0 +1,299 @@
+use std::collections::BTreeSet;
+
+use datapath::view::LeaseRole;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::objects::{Change, Event};
+
+/// Objects as a user and the controller write them.
+#[derive(Default)]
+struct World {
+    objects: Objects,
+}
+
+fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+impl World {
+    fn with(mut self, kind: &str, value: Value) -> Self {
+        let changed = self.objects.absorb(match kind {
+            "pod" => Event::Pod(Change::Applied(read(value))),
+            "namespace" => Event::Namespace(Change::Applied(read(value))),
+            "gateway" => Event::Gateway(Change::Applied(read(value))),
+            "policy" => Event::Policy(Change::Applied(read(value))),
+            "cluster policy" => Event::ClusterPolicy(Change::Applied(read(value))),
+            "tunnel" => Event::Tunnel(Change::Applied(read(value))),
+            "info" => Event::ClusterInfo(Change::Applied(read(value))),
+            "lease" => Event::Lease(Change::Applied(read(value))),
+            other => panic!("{other}"),
+        });
+        assert!(changed, "{kind} made no difference");
+        self
+    }
+
+    fn pod(self, namespace: &str, name: &str, app: &str, ip: &str) -> Self {
+        self.with(
+            "pod",
+            json!({
+                "metadata": {"namespace": namespace, "name": name, "labels": {"app": app}},
+                "spec": {"nodeName": "n1"}, "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}
+            }),
+        )
+    }
+
+    /// Gateway `default` with nodes `g1` and `g2`, EIP 10.6.168.201 on `g1`; tunnels of all nodes.
+    fn cluster() -> Self {
+        let world = Self::default().with(
+            "gateway",
+            json!({
+                "metadata": {"name": "default"},
+                "spec": {"ippools": {"ipv4": ["10.6.168.201-10.6.168.205"]},
+                         "nodeSelector": {"selector": {"matchLabels": {"egressgateway": "true"}}}},
+                "status": {"nodeList": [
+                    {"name": "g1", "status": "Ready", "eips": [{"ipv4": "10.6.168.201", "policies": [{"name": "p"}]}]},
+                    {"name": "g2", "status": "NodeNotReady"}
+                ]}
+            }),
+        );
+        ["n1", "g1", "g2"].into_iter().enumerate().fold(world, |world, (index, node)| {
+            world.with(
+                "tunnel",
+                json!({"metadata": {"name": node}, "status": {
+                    "tunnel": {"ipv4": format!("172.31.0.{}", index + 1), "mac": "66:00:00:00:00:01",
+                               "parent": {"name": "eth0", "ipv4": format!("10.6.0.{}", index + 1)}},
+                    "phase": "Ready", "mark": "0x26000001", "probeKey": BASE64.encode([index as u8; 32])
+                }}),
+            )
+        })
+    }
+
+    fn policy(self, spec: Value) -> Self {
+        let status = json!({"eip": {"ipv4": "10.6.168.201"}, "node": "g1"});
+        self.with(
+            "policy",
+            json!({"metadata": {"namespace": "default", "name": "p"}, "spec": spec, "status": status}),
+        )
+    }
+
+    fn lease(self, node: &str, blocks: Value) -> Self {
+        let leases = json!([{"gateway": "default", "ipv4": "10.6.168.201", "blocks": blocks}]);
+        self.with(
+            "lease",
+            json!({"metadata": {"name": node}, "spec": {"generation": 1, "blockCount": 1, "leases": leases}}),
+        )
+    }
+
+    fn view(&self, node: &str) -> NodeView {
+        node_view(&self.objects, &local(node))
+    }
+}
+
+fn local(node: &str) -> Local {
+    Local { node: node.to_owned(), ..Local::default() }
+}
+
+fn eip() -> EipPair {
+    "10.6.168.201".parse().unwrap()
+}
+
+fn by_app() -> Value {
+    json!({"egressGatewayName": "default", "appliedTo": {"podSelector": {"matchLabels": {"app": "web"}}}})
+}
+
+#[track_caller]
+fn check_selected(world: &World, expected: &[&str]) {
+    let view = world.view("n1");
+    let selected: BTreeSet<String> =
+        view.policies.iter().flat_map(|policy| &policy.pods).map(PodKey::to_string).collect();
+    assert_eq!(selected.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+}
+
+fn pods(world: World) -> World {
+    world.pod("default", "web", "web", "10.21.1.2").pod("default", "db", "db", "10.21.1.3").pod(
+        "other",
+        "web",
+        "web",
+        "10.21.1.4",
+    )
+}
+
+#[test]
+fn a_policy_selects_pods_of_its_own_namespace_by_label_or_by_subnet() {
+    check_selected(&pods(World::cluster()).policy(by_app()), &["default/web"]);
+    let subnet =
+        json!({"egressGatewayName": "default", "appliedTo": {"podSubnet": ["10.21.1.2/31", "10.21.1.4"]}});
+    check_selected(&pods(World::cluster()).policy(subnet), &["default/db", "default/web"]);
+}
+
+#[test]
+fn a_cluster_policy_selects_pods_of_namespaces_by_their_labels() {
+    let policy = |selector: Value| {
+        let mut applied = json!({"podSelector": {"matchLabels": {"app": "web"}}});
+        if !selector.is_null() {
+            applied["namespaceSelector"] = selector;
+        }
+        json!({"metadata": {"name": "p"}, "spec": {"egressGatewayName": "default", "appliedTo": applied}})
+    };
+    let world = || {
+        pods(World::cluster())
+            .with("namespace", json!({"metadata": {"name": "other", "labels": {"team": "x"}}}))
+    };
+    check_selected(&world().with("cluster policy", policy(Value::Null)), &["default/web", "other/web"]);
+    let by_team = policy(json!({"matchLabels": {"team": "x"}}));
+    check_selected(&world().with("cluster policy", by_team), &["other/web"]);
+}
+
+#[test]
+fn pods_without_packets_of_their_own_are_left_out() {
+    let mut world = World::cluster().policy(by_app());
+    for (name, extra) in [
+        ("host", json!({"spec": {"nodeName": "n1", "hostNetwork": true}})),
+        ("done", json!({"status": {"phase": "Succeeded", "podIP": "10.21.1.9"}})),
+        ("unborn", json!({"status": {"phase": "Pending"}})),
+    ] {
+        let mut pod = json!({
+            "metadata": {"namespace": "default", "name": name, "labels": {"app": "web"}},
+            "spec": {"nodeName": "n1"}, "status": {"phase": "Running", "podIP": "10.21.1.9"}
+        });
+        for (key, value) in extra.as_object().unwrap() {
+            pod[key] = value.clone();
+        }
+        world = world.with("pod", pod);
+    }
+    check_selected(&world, &[]);
+    assert!(world.view("n1").pods.is_empty());
+}
+
+#[test]
+fn a_policy_that_can_t_be_read_harms_only_itself() {
+    let mut world = pods(World::cluster()).policy(by_app());
+    let broken = json!({"metadata": {"namespace": "default", "name": "broken"},
+                        "spec": {"appliedTo": {"podSelector": {"matchLabels": {"app": "db"}}}, "destSubnet": ["nonsense"]}});
+    assert!(!world.objects.absorb(Event::Policy(Change::Applied(read(broken)))));
+    check_selected(&world, &["default/web"]);
+}
+
+#[test]
+fn a_source_knows_its_blocks_and_the_gateways_that_may_carry_its_eip() {
+    let world = pods(World::cluster()).policy(by_app()).lease(
+        "n1",
+        json!([{"first": 4096, "size": 1024, "state": "Draining", "role": "Source"},
+               {"first": 8192, "size": 1024, "state": "Active", "role": "Source"}]),
+    );
+    let view = world.view("n1");
+    let source = &view.eips[&eip()];
+    assert_eq!(source.block.map(|block| block.first()), Some(8192));
+    assert_eq!(source.draining.iter().map(|block| block.first()).collect::<Vec<_>>(), [4096]);
+    assert_eq!(source.carrier.as_deref(), Some("g1"));
+    assert_eq!(source.candidates, BTreeSet::from(["g1".to_owned(), "g2".to_owned()]));
+    assert!(view.gateway_eips.is_empty());
+    assert_eq!(view.policies[0].eip, Some(eip()));
+}
+
+#[test]
+fn the_carrier_is_whom_liveness_names_or_nobody() {
+    let world = pods(World::cluster()).policy(by_app());
+    for carrier in [Some("g2".to_owned()), None] {
+        let mut local = local("n1");
+        local.carriers.insert(eip(), carrier.clone());
+        assert_eq!(node_view(&world.objects, &local).eips[&eip()].carrier, carrier);
+    }
+}
+
+#[test]
+fn a_gateway_knows_all_leases_of_its_eips_and_answers_for_what_it_claims() {
+    let world = World::cluster()
+        .policy(by_app())
+        .lease("n1", json!([{"first": 4096, "size": 1024, "state": "Active", "role": "Source"}]))
+        .lease("g2", json!([{"first": 49152, "size": 1024, "state": "Active", "role": "Overflow"}]));
+    let mut local = local("g2");
+    local.claims.insert(eip());
+    let view = node_view(&world.objects, &local);
+    let gateway = &view.gateway_eips[&eip()];
+    assert!(gateway.answers);
+    let leases: Vec<_> = gateway.leases.iter().map(|lease| (lease.node.as_str(), lease.role)).collect();
+    assert_eq!(leases, [("n1", LeaseRole::Source), ("g2", LeaseRole::Overflow)]);
+    assert!(
+        !node_view(&world.objects, &Local { node: "g1".to_owned(), ..Local::default() }).gateway_eips[&eip()]
+            .answers
+    );
+}
+
+#[test]
+fn a_policy_with_an_eip_that_no_gateway_names_yet_is_carried_by_the_node_of_its_status() {
+    let world = pods(World::cluster()).with(
+        "policy",
+        json!({"metadata": {"namespace": "default", "name": "new"}, "spec": by_app(),
+               "status": {"eip": {"ipv4": "10.6.168.205"}, "node": "g2"}}),
+    );
+    let view = world.view("n1");
+    let source = &view.eips[&"10.6.168.205".parse().unwrap()];
+    assert_eq!(source.carrier.as_deref(), Some("g2"));
+    assert!(view.all_eips.len() == 2);
+}
+
+#[test]
+fn liveness_hears_of_own_groups_of_used_eips_and_of_keys() {
+    let world = pods(World::cluster()).policy(by_app());
+    let source = topology(&world.objects, &local("n1"));
+    assert_eq!(source.used, BTreeSet::from([eip()]));
+    assert_eq!(source.nodes.keys().collect::<Vec<_>>(), ["g1", "g2"]);
+    assert_eq!(source.nodes["g2"].key, Some([2; 32]));
+    assert_eq!(source.eips[&eip()].preferred.as_deref(), Some("g1"));
+    let gateway = topology(&world.objects, &local("g2"));
+    assert_eq!(gateway.eips.len(), 1);
+    // Pods are known of this one node only, whatever its name here; a bystander without pods and groups watches nobody.
+    let bystander = topology(&World::cluster().objects, &local("n9"));
+    assert!(bystander.eips.is_empty());
+}
+
+#[test]
+fn the_tunnel_is_that_of_the_served_families() {
+    let view = World::cluster().view("n1");
+    assert_eq!(view.tunnel.unwrap().ipv4, Some("172.31.0.1".parse().unwrap()));
+    assert_eq!(view.peers.keys().collect::<Vec<_>>(), ["g1", "g2"]);
+    let mut local = local("n1");
+    local.settings.ipv4 = false;
+    local.settings.ipv6 = true;
+    assert_eq!(node_view(&World::cluster().objects, &local).tunnel, None);
+}
+
+#[test]
+fn networks_come_from_the_default_cluster_info_only() {
+    let info = |name: &str, cidr: &str| {
+        json!({"metadata": {"name": name}, "spec": {"extraCidr": [cidr]},
+               "status": {"nodeIP": {"n1": {"ipv4": ["10.6.0.1"]}}, "podCIDR": {"n1": {"ipv4": ["10.21.1.0/24"]}}}})
+    };
+    let world = World::default()
+        .with("info", info("default", "10.99.0.0/16"))
+        .with("info", info("other", "10.98.0.0/16"));
+    let view = world.view("n1");
+    let cidrs: Vec<String> = view.cluster_cidrs.iter().map(ToString::to_string).collect();
+    assert_eq!(cidrs, ["10.6.0.1/32", "10.21.1.0/24", "10.99.0.0/16"]);
+    assert!(view.node_addresses.contains(&"10.6.0.1".parse::<IpAddr>().unwrap()));
+}
+
+#[test]
+fn a_list_replaces_all_that_was_there_and_all_kinds_must_be_listed_first() {
+    let mut objects = World::cluster().objects;
+    assert!(!objects.in_sync());
+    let events = [
+        Event::Pod(Change::Replaced(vec![])),
+        Event::Namespace(Change::Replaced(vec![])),
+        Event::Gateway(Change::Replaced(vec![])),
+        Event::Policy(Change::Replaced(vec![])),
+        Event::ClusterPolicy(Change::Replaced(vec![])),
+        Event::Tunnel(Change::Replaced(vec![])),
+        Event::ClusterInfo(Change::Replaced(vec![])),
+        Event::Lease(Change::Replaced(vec![])),
+    ];
+    for event in events {
+        assert!(!objects.in_sync());
+        assert!(objects.absorb(event));
+    }
+    assert!(objects.in_sync());
+    assert!(objects.gateways.is_empty());
+    assert!(!objects.absorb(Event::Lease(Change::Replaced(vec![]))));
+}
