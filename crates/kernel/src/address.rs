@@ -39,8 +39,7 @@ impl RouteSocket {
     /// When the kernel refuses or its reply makes no sense.
     pub fn addresses(&mut self) -> Result<Vec<Address>> {
         let body = |w: &mut Writer| w.raw(&[0; HEADER]);
-        self.socket
-            .dump("listing addresses", RTM_GETADDR, body, |m| parse_address(&m))
+        self.socket.dump("listing addresses", RTM_GETADDR, body, |m| parse_address(&m))
     }
 
     /// Gives a device an address, unless it has it. IPv6 addresses are usable at once.
@@ -63,10 +62,7 @@ impl RouteSocket {
     /// EPERM without the privilege.
     pub fn delete_address(&mut self, index: u32, address: IpNet) -> Result<()> {
         let what = format!("removing the address {address}");
-        allow_not_found(
-            self.socket
-                .request(&what, RTM_DELADDR, 0, |w| put_address(w, index, address)),
-        )
+        allow_not_found(self.socket.request(&what, RTM_DELADDR, 0, |w| put_address(w, index, address)))
     }
 }
 

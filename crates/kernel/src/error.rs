@@ -57,17 +57,12 @@ pub enum Error {
 }
 
 fn explain(message: &Option<String>) -> String {
-    message
-        .as_ref()
-        .map_or_else(String::new, |text| format!(" ({text})"))
+    message.as_ref().map_or_else(String::new, |text| format!(" ({text})"))
 }
 
 impl Error {
     pub(crate) fn system(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::System {
-            what: what.into(),
-            source: source.into(),
-        }
+        Self::System { what: what.into(), source: source.into() }
     }
 
     /// The kernel's error number, if it is one.

@@ -1,13 +1,15 @@
 //! The only crate that talks to Linux: native netlink, no subprocesses, synchronous.
 //!
 //! Three layers: netlink messages and one socket type, which nobody else sees; one module per kernel object;
-//! and on top what reads and applies what crate `datapath` describes.
+//! and [`Kernel`], which reads and applies what crate `datapath` describes.
 //!
 //! Deliberately absent: Kubernetes, policies, decisions. What is applied was decided elsewhere, and in which order too.
 //! A socket belongs to the network namespace in which it was opened; nothing here changes the caller's thread but
 //! [`netns::Netns::enter`].
 
+mod apply;
 mod ip_bytes;
+mod observe;
 mod socket;
 mod uapi;
 mod wire;
@@ -17,11 +19,14 @@ pub mod error;
 pub mod link;
 pub mod neighbour;
 pub mod netns;
+pub mod nft;
 pub mod route;
 pub mod rtnetlink;
 pub mod rule;
 pub mod sysctl;
 
+pub use apply::{ApplyError, Failure, Kernel};
 pub use error::{Error, Result};
 pub use netns::Netns;
+pub use nft::NftSocket;
 pub use rtnetlink::RouteSocket;

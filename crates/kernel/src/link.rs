@@ -133,14 +133,7 @@ impl<'a> NewLink<'a> {
     /// A device with the kernel's defaults.
     #[must_use]
     pub fn new(name: &'a str, kind: LinkKind<'a>) -> Self {
-        Self {
-            name,
-            kind,
-            mac: None,
-            mtu: None,
-            netns: None,
-            up: false,
-        }
+        Self { name, kind, mac: None, mtu: None, netns: None, up: false }
     }
 }
 
@@ -169,12 +162,7 @@ impl RouteSocket {
     /// # Errors
     /// When the kernel refuses or its reply makes no sense.
     pub fn links(&mut self) -> Result<Vec<Link>> {
-        self.socket.dump(
-            "listing network devices",
-            RTM_GETLINK,
-            |w| header(w, 0, 0, 0),
-            |m| parse_link(&m),
-        )
+        self.socket.dump("listing network devices", RTM_GETLINK, |w| header(w, 0, 0, 0), |m| parse_link(&m))
     }
 
     /// The device of this name, if there is one.
@@ -199,9 +187,7 @@ impl RouteSocket {
     /// # Errors
     /// [`Error::NoDevice`] when there is none.
     pub fn index_of(&mut self, name: &str) -> Result<u32> {
-        self.link(name)?
-            .map(|link| link.index)
-            .ok_or_else(|| Error::NoDevice(name.to_owned()))
+        self.link(name)?.map(|link| link.index).ok_or_else(|| Error::NoDevice(name.to_owned()))
     }
 
     /// Makes a device.
@@ -236,24 +222,21 @@ impl RouteSocket {
         }
         let flags = if change.up == Some(true) { IFF_UP } else { 0 };
         let mask = if change.up.is_some() { IFF_UP } else { 0 };
-        self.socket
-            .request(&format!("changing device {index}"), RTM_NEWLINK, 0, |w| {
-                header(w, index, flags, mask);
-                put_common(w, change.mac, change.mtu, change.netns);
-                if let Some(name) = change.name {
-                    w.text(IFLA_IFNAME, name);
-                }
-                if let Some(master) = change.master {
-                    w.u32(IFLA_MASTER, master);
-                }
-                if change.no_link_local {
-                    w.nest(IFLA_AF_SPEC, |w| {
-                        w.nest(u16::from(AF_INET6), |w| {
-                            w.u8(IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE)
-                        });
-                    });
-                }
-            })
+        self.socket.request(&format!("changing device {index}"), RTM_NEWLINK, 0, |w| {
+            header(w, index, flags, mask);
+            put_common(w, change.mac, change.mtu, change.netns);
+            if let Some(name) = change.name {
+                w.text(IFLA_IFNAME, name);
+            }
+            if let Some(master) = change.master {
+                w.u32(IFLA_MASTER, master);
+            }
+            if change.no_link_local {
+                w.nest(IFLA_AF_SPEC, |w| {
+                    w.nest(u16::from(AF_INET6), |w| w.u8(IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE));
+                });
+            }
+        })
     }
 
     /// Sets a device up.
@@ -262,13 +245,7 @@ impl RouteSocket {
     /// [`Error::NoDevice`] when there is none of this name.
     pub fn set_up(&mut self, name: &str) -> Result<()> {
         let index = self.index_of(name)?;
-        self.change_link(
-            index,
-            &LinkChange {
-                up: Some(true),
-                ..LinkChange::default()
-            },
-        )
+        self.change_link(index, &LinkChange { up: Some(true), ..LinkChange::default() })
     }
 
     /// Sets a device down. IPv6 addresses and all routes through it are lost.
@@ -277,13 +254,7 @@ impl RouteSocket {
     /// [`Error::NoDevice`] when there is none of this name.
     pub fn set_down(&mut self, name: &str) -> Result<()> {
         let index = self.index_of(name)?;
-        self.change_link(
-            index,
-            &LinkChange {
-                up: Some(false),
-                ..LinkChange::default()
-            },
-        )
+        self.change_link(index, &LinkChange { up: Some(false), ..LinkChange::default() })
     }
 
     /// Moves a device to another namespace. It is down there and has lost its addresses.
@@ -292,13 +263,7 @@ impl RouteSocket {
     /// [`Error::NoDevice`] when there is none of this name; EEXIST when the name is taken there.
     pub fn move_link(&mut self, name: &str, netns: &Netns) -> Result<()> {
         let index = self.index_of(name)?;
-        self.change_link(
-            index,
-            &LinkChange {
-                netns: Some(netns),
-                ..LinkChange::default()
-            },
-        )
+        self.change_link(index, &LinkChange { netns: Some(netns), ..LinkChange::default() })
     }
 
     /// Removes a device, if it is there.
@@ -307,13 +272,10 @@ impl RouteSocket {
     /// EOPNOTSUPP when it is not of a kind that can be removed.
     pub fn delete_link(&mut self, name: &str) -> Result<()> {
         check_name(name)?;
-        allow_not_found(
-            self.socket
-                .request(&format!("removing the device {name}"), RTM_DELLINK, 0, |w| {
-                    header(w, 0, 0, 0);
-                    w.text(IFLA_IFNAME, name);
-                }),
-        )
+        allow_not_found(self.socket.request(&format!("removing the device {name}"), RTM_DELLINK, 0, |w| {
+            header(w, 0, 0, 0);
+            w.text(IFLA_IFNAME, name);
+        }))
     }
 
     fn find_link(&mut self, index: u32, name: Option<&str>) -> Result<Option<Link>> {
@@ -333,9 +295,7 @@ impl RouteSocket {
         match outcome {
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
-            Ok(()) => found.map(Some).ok_or_else(|| Error::Malformed {
-                what: what.to_owned(),
-            }),
+            Ok(()) => found.map(Some).ok_or_else(|| Error::Malformed { what: what.to_owned() }),
         }
     }
 }
@@ -440,19 +400,10 @@ pub(crate) fn parse_link(message: &Message<'_>) -> Option<Link> {
 }
 
 fn parse_info(link: &mut Link, info: Attribute<'_>) {
-    link.kind = info
-        .nested()
-        .find(|a| a.kind == IFLA_INFO_KIND)
-        .and_then(Attribute::text);
+    link.kind = info.nested().find(|a| a.kind == IFLA_INFO_KIND).and_then(Attribute::text);
     let data = info.nested().find(|a| a.kind == IFLA_INFO_DATA);
     if let (Some("vxlan"), Some(data)) = (link.kind.as_deref(), data) {
-        let mut vxlan = Vxlan {
-            vni: 0,
-            port: 0,
-            parent: None,
-            local: None,
-            learning: false,
-        };
+        let mut vxlan = Vxlan { vni: 0, port: 0, parent: None, local: None, learning: false };
         for attribute in data.nested() {
             match attribute.kind {
                 IFLA_VXLAN_ID => vxlan.vni = attribute.u32().unwrap_or_default(),

@@ -147,8 +147,7 @@ impl RouteSocket {
     /// ENODEV when there is no such device; EOPNOTSUPP when it is no VXLAN device.
     pub fn set_fdb(&mut self, entry: FdbEntry) -> Result<()> {
         let what = format!("setting the forwarding entry of {}", entry.mac);
-        self.socket
-            .request(&what, RTM_NEWNEIGH, CREATE | REPLACE, |w| put_fdb(w, entry))
+        self.socket.request(&what, RTM_NEWNEIGH, CREATE | REPLACE, |w| put_fdb(w, entry))
     }
 
     /// Removes a forwarding entry of a VXLAN device, if it is there.
@@ -168,23 +167,12 @@ impl RouteSocket {
         flags: u8,
         parse: fn(&Message<'_>) -> Option<T>,
     ) -> Result<Vec<T>> {
-        self.socket.dump(
-            what,
-            RTM_GETNEIGH,
-            |w| header(w, family, index, 0, flags),
-            |m| parse(&m),
-        )
+        self.socket.dump(what, RTM_GETNEIGH, |w| header(w, family, index, 0, flags), |m| parse(&m))
     }
 }
 
 fn put_fdb(w: &mut Writer, entry: FdbEntry) {
-    header(
-        w,
-        AF_BRIDGE,
-        entry.index,
-        STATE_PERMANENT | STATE_NOARP,
-        FLAG_SELF,
-    );
+    header(w, AF_BRIDGE, entry.index, STATE_PERMANENT | STATE_NOARP, FLAG_SELF);
     w.bytes(NDA_DST, &octets(entry.destination));
     w.bytes(NDA_LLADDR, &entry.mac.0);
 }

@@ -53,9 +53,7 @@ impl Netns {
         let path = path.as_ref();
         let file = File::open(path)
             .map_err(|source| Error::system(format!("opening the namespace {}", path.display()), source))?;
-        Ok(Self {
-            fd: Arc::new(file.into()),
-        })
+        Ok(Self { fd: Arc::new(file.into()) })
     }
 
     /// Moves the calling thread into the namespace. It stays there: better use [`Netns::run`].
@@ -101,10 +99,6 @@ fn in_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
             .name("netns".to_owned())
             .spawn_scoped(scope, work)
             .map_err(|source| Error::system("starting a thread", source))
-            .map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }

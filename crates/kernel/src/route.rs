@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use datapath::state::ROUTE_PROTOCOL;
 use ipnet::IpNet;
 
 use crate::error::{Result, allow_not_found};
@@ -185,30 +184,20 @@ impl RouteSocket {
             _ => SCOPE_UNIVERSE,
         };
         let what = format!("adding the route to {}", route.destination);
-        self.socket
-            .request(&what, RTM_NEWROUTE, flags, |w| put_route(w, route, scope))
+        self.socket.request(&what, RTM_NEWROUTE, flags, |w| put_route(w, route, scope))
     }
 
     fn dump_routes(&mut self, protocol: u8) -> Result<Vec<RouteEntry>> {
         // Kernels that know strict checking filter by protocol; on others the caller does.
         let header = [AF_UNSPEC, 0, 0, 0, 0, protocol, 0, 0, 0, 0, 0, 0];
-        self.socket.dump(
-            "listing routes",
-            RTM_GETROUTE,
-            |w| w.raw(&header),
-            |m| parse_route(&m),
-        )
+        self.socket.dump("listing routes", RTM_GETROUTE, |w| w.raw(&header), |m| parse_route(&m))
     }
 }
 
 fn put_route(w: &mut Writer, route: &RouteEntry, scope: u8) {
     let address = route.destination.network();
     let short_table = u8::try_from(route.table).unwrap_or(0);
-    let flags = if route.onlink && route.gateway.is_some() {
-        FLAG_ONLINK
-    } else {
-        0
-    };
+    let flags = if route.onlink && route.gateway.is_some() { FLAG_ONLINK } else { 0 };
     w.raw(&[family(address), route.destination.prefix_len(), 0, 0]);
     w.raw(&[short_table, route.protocol, scope, route.kind.number()]);
     w.raw(&flags.to_ne_bytes());
@@ -263,9 +252,4 @@ pub(crate) fn parse_route(message: &Message<'_>) -> Option<RouteEntry> {
     }
     route.onlink = flags & FLAG_ONLINK != 0;
     Some(route)
-}
-
-/// Whether it is one of the agent's.
-pub(crate) fn is_ours(route: &RouteEntry) -> bool {
-    route.protocol == ROUTE_PROTOCOL
 }

@@ -21,9 +21,9 @@ impl RouteSocket {
     /// # Errors
     /// When the kernel gives no socket.
     pub fn open() -> Result<Self> {
-        Ok(Self {
-            socket: NetlinkSocket::open(NETLINK_ROUTE)?,
-        })
+        let socket = NetlinkSocket::open(NETLINK_ROUTE)?;
+        socket.check_strictly();
+        Ok(Self { socket })
     }
 
     /// Opens it for another namespace.

@@ -39,10 +39,7 @@ impl RouteSocket {
     /// EPERM without the privilege; EAFNOSUPPORT when the kernel has no IPv6.
     pub fn add_rule(&mut self, rule: &RoutingRule) -> Result<()> {
         let what = format!("adding the routing rule of priority {}", rule.priority);
-        allow_exists(
-            self.socket
-                .request(&what, RTM_NEWRULE, CREATE | EXCLUSIVE, |w| put_rule(w, rule)),
-        )
+        allow_exists(self.socket.request(&what, RTM_NEWRULE, CREATE | EXCLUSIVE, |w| put_rule(w, rule)))
     }
 
     /// Removes a rule of ours, if it is there.
@@ -58,20 +55,7 @@ impl RouteSocket {
 /// `struct fib_rule_hdr` and attributes.
 fn put_rule(w: &mut Writer, rule: &RoutingRule) {
     let family = if rule.ipv6 { AF_INET6 } else { AF_INET };
-    w.raw(&[
-        family,
-        0,
-        0,
-        0,
-        u8::try_from(rule.table).unwrap_or(0),
-        0,
-        0,
-        ACTION_TO_TABLE,
-        0,
-        0,
-        0,
-        0,
-    ]);
+    w.raw(&[family, 0, 0, 0, u8::try_from(rule.table).unwrap_or(0), 0, 0, ACTION_TO_TABLE, 0, 0, 0, 0]);
     w.u32(FRA_PRIORITY, rule.priority);
     w.u32(FRA_FWMARK, rule.mark);
     w.u32(FRA_FWMASK, rule.mask);

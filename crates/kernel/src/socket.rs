@@ -42,23 +42,20 @@ impl NetlinkSocket {
         // Without these, errors have a number only and quote the whole request.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
-        setsockopt(
-            &socket,
-            sockopt::ReceiveTimeout,
-            &TimeVal::seconds(REPLY_TIMEOUT_SECONDS),
-        )
-        .map_err(|errno| fail(errno.into()))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-            buffer: vec![0; RECEIVE_BUFFER],
-        })
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(REPLY_TIMEOUT_SECONDS))
+            .map_err(|errno| fail(errno.into()))?;
+        Ok(Self { socket, sequence: 0, buffer: vec![0; RECEIVE_BUFFER] })
     }
 
     /// The sequence number for a message to come.
     pub(crate) fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1).max(1);
         self.sequence
+    }
+
+    /// Leaves out sequence numbers that messages of a batch have.
+    pub(crate) fn skip_sequences(&mut self, count: u32) {
+        self.sequence = self.sequence.wrapping_add(count).max(1);
     }
 
     /// Lets the kernel filter dumps by what the request says (4.20 and later; older ones give everything).
@@ -68,9 +65,7 @@ impl NetlinkSocket {
 
     /// Listens to a multicast group.
     pub(crate) fn join(&self, group: u32) -> Result<()> {
-        self.socket
-            .add_membership(group)
-            .map_err(|source| Error::system("joining a netlink group", source))
+        self.socket.add_membership(group).map_err(|source| Error::system("joining a netlink group", source))
     }
 
     /// Asks for a larger receive buffer, beyond the system's limit where that is allowed.
@@ -132,9 +127,7 @@ impl NetlinkSocket {
                 Ok(()) => return Ok(found),
             }
         }
-        Err(Error::Unstable {
-            what: what.to_owned(),
-        })
+        Err(Error::Unstable { what: what.to_owned() })
     }
 
     fn converse(
@@ -152,9 +145,7 @@ impl NetlinkSocket {
         let interrupted = std::cell::Cell::new(false);
         loop {
             let Some(bytes) = self.receive(what, MsgFlags::empty())? else {
-                return Err(Error::Lost {
-                    what: what.to_owned(),
-                });
+                return Err(Error::Lost { what: what.to_owned() });
             };
             for message in wire::messages(bytes).filter(|message| message.sequence == sequence) {
                 match message.kind {
@@ -162,11 +153,7 @@ impl NetlinkSocket {
                     ERROR | DONE => {
                         // The flag of an interrupted dump may be on the last message only.
                         if message.flags & DUMP_INTERRUPTED != 0 || interrupted.get() {
-                            each(Message {
-                                kind: 0,
-                                payload: &[],
-                                ..message
-                            });
+                            each(Message { kind: 0, payload: &[], ..message });
                         }
                         return acknowledgement(&message).map_err(|(errno, message)| Error::Refused {
                             what: what.to_owned(),
@@ -185,10 +172,9 @@ impl NetlinkSocket {
 
     /// Sends everything that was written, as one datagram.
     pub(crate) fn send(&mut self, what: &str, writer: Writer) -> Result<()> {
-        let bytes = writer.finish().ok_or_else(|| Error::Unsupported {
-            what: what.to_owned(),
-            why: "a value is too long",
-        })?;
+        let bytes = writer
+            .finish()
+            .ok_or_else(|| Error::Unsupported { what: what.to_owned(), why: "a value is too long" })?;
         self.socket
             .send_to(&bytes, &SocketAddr::new(0, 0), 0)
             .map(|_| ())
@@ -204,27 +190,19 @@ impl NetlinkSocket {
                 let mut parts = [IoSliceMut::new(&mut self.buffer)];
                 recvmsg::<NetlinkAddr>(fd, &mut parts, None, flags).map(|message| {
                     let from_kernel = message.address.is_some_and(|sender| sender.pid() == 0);
-                    (
-                        message.bytes,
-                        from_kernel,
-                        message.flags.contains(MsgFlags::MSG_TRUNC),
-                    )
+                    (message.bytes, from_kernel, message.flags.contains(MsgFlags::MSG_TRUNC))
                 })
             };
             match received {
                 Ok((_, true, true)) => {
-                    return Err(Error::Lost {
-                        what: what.to_owned(),
-                    });
+                    return Err(Error::Lost { what: what.to_owned() });
                 }
                 Ok((len, true, false)) => break len,
                 // Another process may write to our socket; it is not heard.
                 Ok((_, false, _)) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(Errno::ENOBUFS) => {
-                    return Err(Error::Lost {
-                        what: what.to_owned(),
-                    });
+                    return Err(Error::Lost { what: what.to_owned() });
                 }
                 Err(errno) => return Err(Error::system(what, errno)),
             }

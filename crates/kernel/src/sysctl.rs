@@ -30,16 +30,10 @@ pub fn write(path: &str, value: &str) -> Result<()> {
 
 fn locate(path: &str) -> Result<PathBuf> {
     let relative = Path::new(path);
-    if relative
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)))
-    {
+    if relative.components().all(|part| matches!(part, Component::Normal(_))) {
         Ok(Path::new("/proc/sys/net").join(relative))
     } else {
-        Err(Error::Unsupported {
-            what: format!("net/{path}"),
-            why: "the path leaves /proc/sys/net",
-        })
+        Err(Error::Unsupported { what: format!("net/{path}"), why: "the path leaves /proc/sys/net" })
     }
 }
 
@@ -49,10 +43,7 @@ mod tests {
 
     #[test]
     fn a_path_that_leads_elsewhere_is_refused() {
-        assert!(matches!(
-            read("../kernel/hostname"),
-            Err(Error::Unsupported { .. })
-        ));
+        assert!(matches!(read("../kernel/hostname"), Err(Error::Unsupported { .. })));
         assert!(matches!(read("/etc/passwd"), Err(Error::Unsupported { .. })));
     }
 

@@ -56,6 +56,14 @@ impl Writer {
         self.align();
     }
 
+    /// Adds flags to the message that starts at this length.
+    pub(crate) fn add_flags(&mut self, start: usize, flags: u16) {
+        if let Some([low, high]) = self.bytes.get_mut(start + 6..start + 8) {
+            let sum = u16::from_ne_bytes([*low, *high]) | flags;
+            [*low, *high] = sum.to_ne_bytes();
+        }
+    }
+
     /// Writes bytes that are no attribute: the fixed part of a message.
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
@@ -217,19 +225,11 @@ impl<'a> Attribute<'a> {
 }
 
 pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    bytes
-        .get(offset..)?
-        .first_chunk()
-        .copied()
-        .map(u16::from_ne_bytes)
+    bytes.get(offset..)?.first_chunk().copied().map(u16::from_ne_bytes)
 }
 
 pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    bytes
-        .get(offset..)?
-        .first_chunk()
-        .copied()
-        .map(u32::from_ne_bytes)
+    bytes.get(offset..)?.first_chunk().copied().map(u32::from_ne_bytes)
 }
 
 pub(crate) fn u8_at(bytes: &[u8], offset: usize) -> Option<u8> {
@@ -254,15 +254,9 @@ mod tests {
         let [first, second] = messages(&bytes).collect::<Vec<_>>().try_into().unwrap();
         assert_eq!((first.kind, first.flags, first.sequence), (7, REQUEST, 3));
         assert_eq!((second.kind, second.flags, second.payload.len()), (8, ACK, 0));
-        let [number, nest] = attributes_behind(first.payload, 4)
-            .collect::<Vec<_>>()
-            .try_into()
-            .unwrap();
+        let [number, nest] = attributes_behind(first.payload, 4).collect::<Vec<_>>().try_into().unwrap();
         assert_eq!(number.u32_be(), Some(0xdead_beef));
-        assert_eq!(
-            (nest.kind, nest.nested().next().unwrap().text().unwrap().as_str()),
-            (2, "abc")
-        );
+        assert_eq!((nest.kind, nest.nested().next().unwrap().text().unwrap().as_str()), (2, "abc"));
     }
 
     #[test]

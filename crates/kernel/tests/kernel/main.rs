@@ -3,6 +3,7 @@
 //! Runs as root, or rootless where user namespaces are allowed; says so and does nothing where neither is.
 
 mod routing;
+mod ruleset;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -15,11 +16,8 @@ type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let filters: Vec<&String> = arguments
-        .iter()
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
-    let tests: Vec<Test> = [routing::TESTS].concat();
+    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let tests: Vec<Test> = [routing::TESTS, ruleset::TESTS].concat();
     if arguments.iter().any(|argument| argument == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
@@ -42,11 +40,7 @@ fn main() -> ExitCode {
         }
     }
     println!("{} failed: {failed:?}", failed.len());
-    if failed.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Leaves the host's network, while this process has one thread only.
