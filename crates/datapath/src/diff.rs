@@ -25,11 +25,7 @@ pub fn diff(found: &Found, wanted: &DatapathState) -> Transaction {
     let mut transaction = Transaction::default();
     tunnel_and_peers(&found.state, wanted, &mut transaction);
     routes(&found.state, wanted, &mut transaction);
-    for (path, value) in &wanted.sysctls {
-        if found.state.sysctls.get(path) != Some(value) {
-            transaction.before.push(RouteChange::SetSysctl { path: path.clone(), value: value.clone() });
-        }
-    }
+    sysctls(&found.state, wanted, &mut transaction);
     for entry in wanted.proxy_neighbours.difference(&found.state.proxy_neighbours) {
         transaction.after.push(RouteChange::AddProxyNeighbour(entry.clone()));
     }
@@ -78,6 +74,20 @@ fn tunnel_and_peers(found: &DatapathState, wanted: &DatapathState, transaction: 
     }
     for peer in wanted.peers.difference(found_peers) {
         transaction.before.push(RouteChange::SetPeer { device: tunnel.name.clone(), peer: peer.clone() });
+    }
+}
+
+/// A device that is made anew has the kernel's defaults.
+fn sysctls(found: &DatapathState, wanted: &DatapathState, transaction: &mut Transaction) {
+    let made_anew = match (&found.tunnel, &wanted.tunnel) {
+        (Some(old), Some(new)) if keeps_entries(old, new) => None,
+        (_, new) => new.as_ref().map(|tunnel| tunnel.name.as_str()),
+    };
+    for (path, value) in &wanted.sysctls {
+        let reset = made_anew.is_some_and(|device| path.split('/').any(|part| part == device));
+        if reset || found.sysctls.get(path) != Some(value) {
+            transaction.before.push(RouteChange::SetSysctl { path: path.clone(), value: value.clone() });
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod class;
 pub mod compile;
 pub mod diff;
+pub mod fake_kernel;
 pub mod nft;
 pub mod numbering;
 pub mod state;

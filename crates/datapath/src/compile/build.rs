@@ -78,6 +78,17 @@ pub(super) fn state(states: u32) -> Statement {
     any_bit(Load::ConnectionState, states.to_ne_bytes())
 }
 
+/// Goes on for the first packet of a connection. `ct state new` alone also holds for later ones that had no answer yet.
+pub(super) fn first_packet() -> [Statement; 2] {
+    let confirmed = CONFIRMED.to_ne_bytes();
+    let unconfirmed = Statement::Match {
+        operand: bits(Load::ConnectionStatus, confirmed),
+        compare: Compare::Equal,
+        value: vec![0; confirmed.len()],
+    };
+    [state(NEW), unconfirmed]
+}
+
 /// Goes on when a packet's or connection's mark is one of ours.
 pub(super) fn ours(load: Load) -> Statement {
     Statement::Match {

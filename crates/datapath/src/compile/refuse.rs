@@ -25,7 +25,7 @@ pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
         if action == NoGatewayAction::Direct {
             refuse.rule(
                 "only new connections can leave as they are, and they stay so",
-                [state(NEW), counter(DIRECT), set_ct_mark(DIRECT_MARK), accept()],
+                first_packet().into_iter().chain([counter(DIRECT), set_ct_mark(DIRECT_MARK), accept()]),
             );
         }
         refuse.rule("", [counter(name), verdict(action)].into_iter().chain(then(action)));
