@@ -1,5 +1,7 @@
 //! Tests of the whole core: views, their rulesets, and what packets do there.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail")]
+
 mod rulesets;
 mod transitions;
 mod worlds;
