@@ -8,9 +8,6 @@ mod events;
 mod namespaces;
 mod owners;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
@@ -49,9 +46,7 @@ pub(crate) fn is_definition(resource: &GroupResource) -> bool {
 
 fn owner_uids(object: Option<&Value>) -> BTreeSet<String> {
     let owners = object.map(meta::owner_references).unwrap_or_default().iter();
-    owners
-        .filter_map(|owner| owner.get("uid").and_then(Value::as_str).map(str::to_owned))
-        .collect()
+    owners.filter_map(|owner| owner.get("uid").and_then(Value::as_str).map(str::to_owned)).collect()
 }
 
 impl Collector {
@@ -70,8 +65,7 @@ impl Collector {
             None => {
                 let uid = old.map(meta::uid).unwrap_or_default();
                 self.by_uid.remove(uid);
-                self.pending
-                    .extend(self.dependents.get(uid).into_iter().flatten().cloned());
+                self.pending.extend(self.dependents.get(uid).into_iter().flatten().cloned());
             }
         }
         if is_definition(&key.resource) {
@@ -99,10 +93,7 @@ impl Collector {
             }
         }
         for uid in after.difference(&before) {
-            self.dependents
-                .entry(uid.clone())
-                .or_default()
-                .insert(key.clone());
+            self.dependents.entry(uid.clone()).or_default().insert(key.clone());
             self.pending.insert(key.clone());
         }
     }

@@ -30,10 +30,7 @@ pub fn map_mut<'a>(map: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<St
 
 /// A text of the metadata, empty if absent.
 pub fn text<'a>(object: &'a Value, key: &str) -> &'a str {
-    metadata(object)
-        .and_then(|map| map.get(key))
-        .and_then(Value::as_str)
-        .unwrap_or_default()
+    metadata(object).and_then(|map| map.get(key)).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// `metadata.name`, empty if absent.
@@ -63,10 +60,7 @@ pub fn is_deleting(object: &Value) -> bool {
 
 /// `metadata.generation`, zero if absent.
 pub fn generation(object: &Value) -> i64 {
-    metadata(object)
-        .and_then(|map| map.get("generation"))
-        .and_then(Value::as_i64)
-        .unwrap_or(0)
+    metadata(object).and_then(|map| map.get("generation")).and_then(Value::as_i64).unwrap_or(0)
 }
 
 /// `metadata.finalizers`.
@@ -80,10 +74,7 @@ pub fn owner_references(object: &Value) -> &[Value] {
 }
 
 fn list<'a>(object: &'a Value, key: &str) -> &'a [Value] {
-    metadata(object)
-        .and_then(|map| map.get(key))
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    metadata(object).and_then(|map| map.get(key)).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// A label's value.
@@ -122,9 +113,7 @@ fn words(text: &str) -> bool {
     let bytes = text.as_bytes();
     edge(bytes.first())
         && edge(bytes.last())
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// What is wrong with a label's value.
@@ -161,9 +150,7 @@ fn is_dns_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     edge(bytes.first())
         && edge(bytes.last())
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }
 
 /// What is wrong with a name that has to be an RFC 1123 subdomain.
@@ -196,10 +183,7 @@ pub fn path_segment_problem(text: &str) -> Option<String> {
     if text == "." || text == ".." {
         return Some(format!("may not be '{text}'"));
     }
-    ['/', '%']
-        .iter()
-        .find(|c| text.contains(**c))
-        .map(|c| format!("may not contain '{c}'"))
+    ['/', '%'].iter().find(|c| text.contains(**c)).map(|c| format!("may not contain '{c}'"))
 }
 
 /// Which rule the names of a kind follow.
@@ -242,21 +226,14 @@ pub fn validate(object: &Value, rule: NameRule, limits: &Limits) -> Vec<FieldErr
     let mut errors = Vec::new();
     let name = name(object);
     if name.is_empty() {
-        errors.push(FieldError::required(
-            "metadata.name",
-            "name or generateName is required",
-        ));
+        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
     } else if let Some(problem) = rule.problem(name) {
         errors.push(FieldError::invalid("metadata.name", &Value::from(name), problem));
     }
     validate_labels(object.pointer("/metadata/labels"), "metadata.labels", &mut errors);
     validate_annotations(object, limits, &mut errors);
     for (index, reference) in owner_references(object).iter().enumerate() {
-        validate_owner(
-            reference,
-            &format!("metadata.ownerReferences[{index}]"),
-            &mut errors,
-        );
+        validate_owner(reference, &format!("metadata.ownerReferences[{index}]"), &mut errors);
     }
     let controllers = owner_references(object)
         .iter()
@@ -268,11 +245,7 @@ pub fn validate(object: &Value, rule: NameRule, limits: &Limits) -> Vec<FieldErr
     }
     for finalizer in finalizers(object) {
         if let Some(problem) = label_name_problem(finalizer) {
-            errors.push(FieldError::invalid(
-                "metadata.finalizers",
-                &Value::from(finalizer),
-                problem,
-            ));
+            errors.push(FieldError::invalid("metadata.finalizers", &Value::from(finalizer), problem));
         }
     }
     errors
@@ -305,29 +278,18 @@ pub fn validate_labels(labels: Option<&Value>, path: &str, errors: &mut Vec<Fiel
 
 fn validate_annotations(object: &Value, limits: &Limits, errors: &mut Vec<FieldError>) {
     let mut bytes = 0;
-    for (key, value) in object
-        .pointer("/metadata/annotations")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
+    for (key, value) in
+        object.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flatten()
     {
         // Annotation keys may have capitals in their prefix, unlike label keys.
         if let Some(problem) = label_name_problem(&key.to_ascii_lowercase()) {
-            errors.push(FieldError::invalid(
-                "metadata.annotations",
-                &Value::from(key.as_str()),
-                problem,
-            ));
+            errors.push(FieldError::invalid("metadata.annotations", &Value::from(key.as_str()), problem));
         }
         bytes += key.len() + value.as_str().map_or(0, str::len);
     }
     if bytes > limits.annotation_bytes {
         let detail = format!("may not be more than {} bytes", limits.annotation_bytes);
-        errors.push(FieldError::new(
-            "metadata.annotations",
-            FieldProblem::TooLong,
-            detail,
-        ));
+        errors.push(FieldError::new("metadata.annotations", FieldProblem::TooLong, detail));
     }
 }
 
@@ -356,14 +318,9 @@ mod tests {
     fn bad_labels_and_too_large_annotations_are_named_with_their_path() {
         let object = json!({"metadata": {
             "name": "x", "labels": {"a/b/c": "v", "k": "-"}, "annotations": {"a": "x".repeat(300_000)}}});
-        let fields: Vec<String> = validate(&object, NameRule::Subdomain, &Limits::default())
-            .into_iter()
-            .map(|e| e.field)
-            .collect();
-        assert_eq!(
-            fields,
-            ["metadata.labels", "metadata.labels", "metadata.annotations"]
-        );
+        let fields: Vec<String> =
+            validate(&object, NameRule::Subdomain, &Limits::default()).into_iter().map(|e| e.field).collect();
+        assert_eq!(fields, ["metadata.labels", "metadata.labels", "metadata.annotations"]);
     }
 
     #[test]

@@ -7,3 +7,6 @@ pub mod strategic;
 pub use json_patch_ops::apply_json;
 pub use merge::apply_merge;
 pub use strategic::apply_strategic;
+
+#[cfg(test)]
+mod tests;

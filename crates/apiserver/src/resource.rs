@@ -20,11 +20,7 @@ pub struct Gvk {
 impl Gvk {
     /// A kind of a group version.
     pub fn new(group: &str, version: &str, kind: &str) -> Self {
-        Self {
-            group: group.to_owned(),
-            version: version.to_owned(),
-            kind: kind.to_owned(),
-        }
+        Self { group: group.to_owned(), version: version.to_owned(), kind: kind.to_owned() }
     }
 
     /// `group/version`, or only the version in the core group.
@@ -35,11 +31,7 @@ impl Gvk {
 
 /// `group/version`, or only the version in the core group.
 pub fn api_version(group: &str, version: &str) -> String {
-    if group.is_empty() {
-        version.to_owned()
-    } else {
-        format!("{group}/{version}")
-    }
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
 /// Splits an `apiVersion` into group and version.
@@ -61,11 +53,7 @@ pub struct Gvr {
 impl Gvr {
     /// A resource of a group version.
     pub fn new(group: &str, version: &str, resource: &str) -> Self {
-        Self {
-            group: group.to_owned(),
-            version: version.to_owned(),
-            resource: resource.to_owned(),
-        }
+        Self { group: group.to_owned(), version: version.to_owned(), resource: resource.to_owned() }
     }
 }
 
@@ -81,21 +69,14 @@ pub struct GroupResource {
 impl GroupResource {
     /// A resource of a group.
     pub fn new(group: &str, resource: &str) -> Self {
-        Self {
-            group: group.to_owned(),
-            resource: resource.to_owned(),
-        }
+        Self { group: group.to_owned(), resource: resource.to_owned() }
     }
 }
 
 impl fmt::Display for GroupResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.resource)?;
-        if self.group.is_empty() {
-            Ok(())
-        } else {
-            write!(f, ".{}", self.group)
-        }
+        if self.group.is_empty() { Ok(()) } else { write!(f, ".{}", self.group) }
     }
 }
 
@@ -223,9 +204,7 @@ impl ResourceInfo {
 
     /// The subresource of that name.
     pub fn subresource(&self, name: &str) -> Option<&SubresourceInfo> {
-        self.subresources
-            .iter()
-            .find(|subresource| subresource.name == name)
+        self.subresources.iter().find(|subresource| subresource.name == name)
     }
 
     /// Whether objects are stored in this version.
@@ -237,20 +216,10 @@ impl ResourceInfo {
 impl ResourceInfo {
     /// Whether the other one is served in the same way.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
-        let texts = |info: &Self| {
-            (
-                info.short_names.clone(),
-                info.categories.clone(),
-                info.selectable_fields.clone(),
-            )
-        };
-        let names = |info: &Self| {
-            (
-                info.list_kind.clone(),
-                info.singular.clone(),
-                info.storage_version.clone(),
-            )
-        };
+        let texts =
+            |info: &Self| (info.short_names.clone(), info.categories.clone(), info.selectable_fields.clone());
+        let names =
+            |info: &Self| (info.list_kind.clone(), info.singular.clone(), info.storage_version.clone());
         self.gvk == other.gvk
             && texts(self) == texts(other)
             && names(self) == names(other)
@@ -287,17 +256,13 @@ impl Registry {
 
     /// The resource whose kind is this.
     pub fn by_kind(&self, gvk: &Gvk) -> Option<&Arc<ResourceInfo>> {
-        self.in_version(&gvk.group, &gvk.version)
-            .find(|info| info.gvk.kind == gvk.kind)
+        self.in_version(&gvk.group, &gvk.version).find(|info| info.gvk.kind == gvk.kind)
     }
 
     /// The resource of that group and plural in the version that is stored, else in any.
     pub fn stored(&self, key: &GroupResource) -> Option<&Arc<ResourceInfo>> {
         let mut found = None;
-        for info in self
-            .in_group(&key.group)
-            .filter(|info| info.plural == key.resource)
-        {
+        for info in self.in_group(&key.group).filter(|info| info.plural == key.resource) {
             if info.is_storage_version() {
                 return Some(info);
             }
@@ -309,8 +274,7 @@ impl Registry {
     /// All versions of a resource.
     pub fn versions_of(&self, key: &GroupResource) -> impl Iterator<Item = &Arc<ResourceInfo>> {
         let plural = key.resource.clone();
-        self.in_group(&key.group)
-            .filter(move |info| info.plural == plural)
+        self.in_group(&key.group).filter(move |info| info.plural == plural)
     }
 
     /// All resources in the order of group, version and plural.
@@ -321,8 +285,7 @@ impl Registry {
     /// The resources of one group version, by plural.
     pub fn in_version(&self, group: &str, version: &str) -> impl Iterator<Item = &Arc<ResourceInfo>> {
         let version = version.to_owned();
-        self.in_group(group)
-            .filter(move |info| info.gvk.version == version)
+        self.in_group(group).filter(move |info| info.gvk.version == version)
     }
 
     fn in_group(&self, group: &str) -> impl Iterator<Item = &Arc<ResourceInfo>> {
@@ -366,8 +329,7 @@ impl Registry {
     /// Removes all versions of a resource; says whether there was one.
     pub fn remove(&mut self, key: &GroupResource) -> bool {
         let before = self.resources.len();
-        self.resources
-            .retain(|gvr, _| gvr.group != key.group || gvr.resource != key.resource);
+        self.resources.retain(|gvr, _| gvr.group != key.group || gvr.resource != key.resource);
         let changed = self.resources.len() != before;
         self.generation += u64::from(changed);
         changed
@@ -396,17 +358,8 @@ impl VersionRank {
             (0, rest, "0")
         };
         let number = |text: &str| {
-            if text.starts_with('+') {
-                None
-            } else {
-                text.parse::<u64>().ok()
-            }
+            if text.starts_with('+') { None } else { text.parse::<u64>().ok() }
         };
-        Some(Self(
-            stage,
-            Reverse(number(major)?),
-            Reverse(number(minor)?),
-            String::new(),
-        ))
+        Some(Self(stage, Reverse(number(major)?), Reverse(number(minor)?), String::new()))
     }
 }

@@ -142,10 +142,7 @@ impl Schema {
     /// Compiles the schema of a version of a CRD.
     pub fn compile(schema: &Value) -> Result<Self, Vec<FieldError>> {
         let root = compile::compile(schema)?;
-        Ok(Self {
-            root: Arc::new(root),
-            builtin: false,
-        })
+        Ok(Self { root: Arc::new(root), builtin: false })
     }
 
     /// Compiles the schema of a built-in kind out of definitions that refer to each other by `$ref`.
@@ -192,11 +189,8 @@ pub(crate) fn child(path: &str, key: &str) -> String {
 }
 
 fn plain(key: &str) -> bool {
-    !key.is_empty()
-        && key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'$'))
+    !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'$'))
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

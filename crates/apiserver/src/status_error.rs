@@ -138,20 +138,12 @@ pub struct FieldError {
 impl FieldError {
     /// An error of the given kind that prints no value.
     pub fn new(field: impl Into<String>, problem: FieldProblem, detail: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            problem,
-            value: None,
-            detail: detail.into(),
-        }
+        Self { field: field.into(), problem, value: None, detail: detail.into() }
     }
 
     /// `field: Invalid value: VALUE: detail`.
     pub fn invalid(field: impl Into<String>, value: &Value, detail: impl Into<String>) -> Self {
-        Self {
-            value: Some(show_value(value)),
-            ..Self::new(field, FieldProblem::Invalid, detail)
-        }
+        Self { value: Some(show_value(value)), ..Self::new(field, FieldProblem::Invalid, detail) }
     }
 
     /// `field: Required value: detail`.
@@ -166,10 +158,7 @@ impl FieldError {
 
     /// `field: Duplicate value: VALUE`.
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
-        Self {
-            value: Some(show_value(value)),
-            ..Self::new(field, FieldProblem::Duplicate, "")
-        }
+        Self { value: Some(show_value(value)), ..Self::new(field, FieldProblem::Duplicate, "") }
     }
 
     /// `field: Unsupported value: VALUE: supported values: "a", "b"`.
@@ -184,10 +173,7 @@ impl FieldError {
         } else {
             format!("supported values: {}", supported.join(", "))
         };
-        Self {
-            value: Some(show_value(value)),
-            ..Self::new(field, FieldProblem::NotSupported, detail)
-        }
+        Self { value: Some(show_value(value)), ..Self::new(field, FieldProblem::NotSupported, detail) }
     }
 
     /// `field: Invalid value: VALUE: field is immutable`.
@@ -226,11 +212,7 @@ impl FieldError {
     }
 
     fn cause(&self) -> Cause {
-        Cause {
-            reason: self.problem.reason().to_owned(),
-            message: self.message(),
-            field: self.field.clone(),
-        }
+        Cause { reason: self.problem.reason().to_owned(), message: self.message(), field: self.field.clone() }
     }
 }
 
@@ -307,12 +289,7 @@ impl StatusError {
 
     /// 404: `R "n" not found`.
     pub fn not_found(info: &ResourceInfo, name: &str) -> Self {
-        Self::new(
-            404,
-            "NotFound",
-            format!("{} {name:?} not found", info.qualified()),
-        )
-        .about(info, name)
+        Self::new(404, "NotFound", format!("{} {name:?} not found", info.qualified())).about(info, name)
     }
 
     /// 404 of a namespace that a namespaced request names.
@@ -326,31 +303,20 @@ impl StatusError {
 
     /// 404 for a path that no handler has; Kubernetes answers it with this Status where it answers with one.
     pub fn page_not_found() -> Self {
-        Self::new(
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-        )
-        .with_details(Details::default())
+        Self::new(404, "NotFound", "the server could not find the requested resource")
+            .with_details(Details::default())
     }
 
     /// 409: `R "n" already exists`, with a prefix while the existing one is being deleted.
     pub fn already_exists(info: &ResourceInfo, name: &str, deleting: bool) -> Self {
         let prefix = if deleting { "object is being deleted: " } else { "" };
-        Self::new(
-            409,
-            "AlreadyExists",
-            format!("{prefix}{} {name:?} already exists", info.qualified()),
-        )
-        .about(info, name)
+        Self::new(409, "AlreadyExists", format!("{prefix}{} {name:?} already exists", info.qualified()))
+            .about(info, name)
     }
 
     /// 409: `Operation cannot be fulfilled on R "n": WHY`.
     pub fn conflict(info: &ResourceInfo, name: &str, why: &str) -> Self {
-        let message = format!(
-            "Operation cannot be fulfilled on {} {name:?}: {why}",
-            info.qualified()
-        );
+        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", info.qualified());
         Self::new(409, "Conflict", message).about(info, name)
     }
 
@@ -380,10 +346,7 @@ impl StatusError {
     }
 
     fn precondition(info: &ResourceInfo, name: &str, why: &str) -> Self {
-        let message = format!(
-            "Operation cannot be fulfilled on {} {name:?}: {why}",
-            info.gvk.kind
-        );
+        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", info.gvk.kind);
         Self::new(409, "Conflict", message).about(info, name)
     }
 
@@ -399,11 +362,7 @@ impl StatusError {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let qualified = if group.is_empty() {
-            kind.to_owned()
-        } else {
-            format!("{kind}.{group}")
-        };
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         Self::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {what}")).with_details(Details {
             name: name.to_owned(),
             group: group.to_owned(),
@@ -415,12 +374,8 @@ impl StatusError {
 
     /// 422 of a patch that parses and cannot be applied.
     pub fn unprocessable_patch() -> Self {
-        Self::new(
-            422,
-            "Invalid",
-            "the server rejected our request due to an error in our request",
-        )
-        .with_details(Details::default())
+        Self::new(422, "Invalid", "the server rejected our request due to an error in our request")
+            .with_details(Details::default())
     }
 
     /// 400.
@@ -435,11 +390,8 @@ impl StatusError {
 
     /// 403: `R "n" is forbidden: WHY`.
     pub fn forbidden(info: &ResourceInfo, name: &str, why: &str) -> Self {
-        let subject = if name.is_empty() {
-            info.qualified()
-        } else {
-            format!("{} {name:?}", info.qualified())
-        };
+        let subject =
+            if name.is_empty() { info.qualified() } else { format!("{} {name:?}", info.qualified()) };
         Self::new(403, "Forbidden", format!("{subject} is forbidden: {why}")).about(info, name)
     }
 
@@ -448,20 +400,14 @@ impl StatusError {
         let message = if info.builtin {
             "the server does not allow this method on the requested resource".to_owned()
         } else {
-            format!(
-                "{verb} is not supported on resources of kind {:?}",
-                info.qualified()
-            )
+            format!("{verb} is not supported on resources of kind {:?}", info.qualified())
         };
         Self::new(405, "MethodNotAllowed", message).about(info, "")
     }
 
     /// 406.
     pub fn not_acceptable(accepted: &[&str]) -> Self {
-        let message = format!(
-            "only the following media types are accepted: {}",
-            accepted.join(", ")
-        );
+        let message = format!("only the following media types are accepted: {}", accepted.join(", "));
         Self::new(406, "NotAcceptable", message)
     }
 
@@ -486,11 +432,7 @@ impl StatusError {
 
     /// 413.
     pub fn too_large(limit: usize) -> Self {
-        Self::new(
-            413,
-            "RequestEntityTooLarge",
-            format!("Request entity too large: limit is {limit}"),
-        )
+        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {limit}"))
     }
 
     /// 429 with `Retry-After`.
@@ -523,10 +465,7 @@ impl StatusError {
     /// Whether this is [`StatusError::version_in_future`]: waiting for a write may help.
     pub fn is_version_in_future(&self) -> bool {
         self.details.as_ref().is_some_and(|details| {
-            details
-                .causes
-                .iter()
-                .any(|cause| cause.reason == "ResourceVersionTooLarge")
+            details.causes.iter().any(|cause| cause.reason == "ResourceVersionTooLarge")
         })
     }
 
@@ -556,12 +495,9 @@ impl Details {
     /// The `details` of a Status; empty parts are left out.
     pub fn to_json(&self) -> Value {
         let mut map = Map::new();
-        for (key, text) in [
-            ("name", &self.name),
-            ("group", &self.group),
-            ("kind", &self.kind),
-            ("uid", &self.uid),
-        ] {
+        for (key, text) in
+            [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)]
+        {
             if !text.is_empty() {
                 map.insert(key.to_owned(), Value::from(text.as_str()));
             }
@@ -580,11 +516,7 @@ impl Details {
 impl Cause {
     fn to_json(&self) -> Value {
         let mut map = Map::new();
-        for (key, text) in [
-            ("reason", &self.reason),
-            ("message", &self.message),
-            ("field", &self.field),
-        ] {
+        for (key, text) in [("reason", &self.reason), ("message", &self.message), ("field", &self.field)] {
             if !text.is_empty() {
                 map.insert(key.to_owned(), Value::from(text.as_str()));
             }

@@ -15,6 +15,7 @@ mod scale;
 mod update;
 mod watch;
 
+pub(crate) use create::new_suffix;
 pub use history::{EventType, WatchEvent};
 pub(crate) use objects::ObjectKey;
 pub use objects::{Store, StoreOptions};
@@ -31,3 +32,6 @@ pub struct Context<'a> {
     /// Source of uids and name suffixes.
     pub rng: &'a mut dyn FnMut() -> u64,
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

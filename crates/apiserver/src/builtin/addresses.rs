@@ -25,11 +25,7 @@ pub struct ServiceAddresses {
 impl ServiceAddresses {
     /// Nothing is taken yet.
     pub fn new(cidr: Ipv4Net) -> Self {
-        Self {
-            cidr,
-            addresses: BTreeSet::new(),
-            node_ports: BTreeSet::new(),
-        }
+        Self { cidr, addresses: BTreeSet::new(), node_ports: BTreeSet::new() }
     }
 
     /// The address of the `kubernetes` Service.
@@ -123,16 +119,11 @@ impl ServiceAddresses {
         let network = u32::from(self.cidr.network());
         let last = u32::from(self.cidr.broadcast());
         let first = network.saturating_add(RESERVED_ADDRESSES);
-        (first..last)
-            .map(Ipv4Addr::from)
-            .find(|address| !self.addresses.contains(address))
+        (first..last).map(Ipv4Addr::from).find(|address| !self.addresses.contains(address))
     }
 
     fn allocate_node_ports(&mut self, info: &ResourceInfo, service: &mut Value) -> Result<(), StatusError> {
-        let kind = service
-            .pointer("/spec/type")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let kind = service.pointer("/spec/type").and_then(Value::as_str).unwrap_or_default();
         if kind != "NodePort" && kind != "LoadBalancer" {
             return Ok(());
         }
@@ -141,10 +132,7 @@ impl ServiceAddresses {
             return Ok(());
         };
         for (index, port) in ports.iter_mut().enumerate() {
-            let wanted = port
-                .get("nodePort")
-                .and_then(Value::as_u64)
-                .filter(|port| *port != 0);
+            let wanted = port.get("nodePort").and_then(Value::as_u64).filter(|port| *port != 0);
             let given = match wanted {
                 Some(port) => port,
                 None => NODE_PORTS
@@ -177,19 +165,10 @@ fn is_service(resource: &GroupResource) -> bool {
 
 fn cluster_ip(service: &Value) -> Option<&str> {
     let spec = service.get("spec")?;
-    let first = spec
-        .get("clusterIPs")
-        .and_then(|list| list.get(0))
-        .and_then(Value::as_str);
-    spec.get("clusterIP")
-        .and_then(Value::as_str)
-        .filter(|text| !text.is_empty())
-        .or(first)
+    let first = spec.get("clusterIPs").and_then(|list| list.get(0)).and_then(Value::as_str);
+    spec.get("clusterIP").and_then(Value::as_str).filter(|text| !text.is_empty()).or(first)
 }
 
 fn ports(service: &Value) -> &[Value] {
-    service
-        .pointer("/spec/ports")
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    service.pointer("/spec/ports").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::builtin::conditions;
 use crate::builtin::kinds::storage_version_hash;
@@ -15,16 +15,7 @@ use crate::status_error::FieldError;
 /// Keeps a definition until its resources are gone.
 pub(crate) const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 const APPROVAL: &str = "api-approved.kubernetes.io";
-const VERBS: [&str; 8] = [
-    "delete",
-    "deletecollection",
-    "get",
-    "list",
-    "patch",
-    "create",
-    "update",
-    "watch",
-];
+const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 
 /// The names in a definition.
 pub(crate) struct Names {
@@ -40,11 +31,7 @@ pub(crate) struct Names {
 impl Names {
     pub(crate) fn of(definition: &Value) -> Self {
         let text = |pointer: &str| {
-            definition
-                .pointer(pointer)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
+            definition.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
         };
         let kind = text("/spec/names/kind");
         let or = |text: String, other: String| if text.is_empty() { other } else { text };
@@ -66,10 +53,7 @@ fn texts(list: Option<&Value>) -> Vec<String> {
 }
 
 fn versions(definition: &Value) -> &[Value] {
-    definition
-        .pointer("/spec/versions")
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    definition.pointer("/spec/versions").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
@@ -81,10 +65,7 @@ fn flag(value: &Value, key: &str) -> bool {
 }
 
 fn storage_version(definition: &Value) -> Option<&str> {
-    versions(definition)
-        .iter()
-        .find(|version| flag(version, "storage"))
-        .map(|version| text(version, "name"))
+    versions(definition).iter().find(|version| flag(version, "storage")).map(|version| text(version, "name"))
 }
 
 /// Fills in names and the conversion strategy.
@@ -92,9 +73,7 @@ pub(super) fn default(definition: &mut Value) {
     let names = Names::of(definition);
     let spec = meta::map_mut(meta::map_of(definition), "spec");
     let conversion = meta::map_mut(spec, "conversion");
-    conversion
-        .entry("strategy")
-        .or_insert_with(|| Value::from("None"));
+    conversion.entry("strategy").or_insert_with(|| Value::from("None"));
     let map = meta::map_mut(spec, "names");
     for (key, value) in [("singular", names.singular), ("listKind", names.list_kind)] {
         if map.get(key).and_then(Value::as_str).is_none_or(str::is_empty) && !value.is_empty() {
@@ -105,10 +84,7 @@ pub(super) fn default(definition: &mut Value) {
 
 /// A new definition is not served yet.
 pub(super) fn prepare_create(definition: &mut Value) {
-    let stored: Vec<String> = storage_version(definition)
-        .map(str::to_owned)
-        .into_iter()
-        .collect();
+    let stored: Vec<String> = storage_version(definition).map(str::to_owned).into_iter().collect();
     let status =
         json!({"conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored});
     meta::map_of(definition).insert("status".to_owned(), status);
@@ -149,11 +125,7 @@ pub(super) fn mark_deleting(definition: &mut Value, now: Timestamp) {
 
 /// The status of a definition that is served, or that can't be because of its names.
 pub(crate) fn established_status(definition: &Value, problem: Option<&str>, now: Timestamp) -> Value {
-    let mut status = definition
-        .get("status")
-        .and_then(Value::as_object)
-        .cloned()
-        .unwrap_or_default();
+    let mut status = definition.get("status").and_then(Value::as_object).cloned().unwrap_or_default();
     let names = definition.pointer("/spec/names").cloned().unwrap_or_default();
     let condition = |kind: &str, ok: bool, reason: &str, message: &str| {
         let state = if ok { "True" } else { "False" };
@@ -172,22 +144,12 @@ pub(crate) fn established_status(definition: &Value, problem: Option<&str>, now:
             );
         }
         Some(problem) => {
-            conditions::set(
-                &mut status,
-                condition("NamesAccepted", false, "NameConflict", problem),
-                now,
-            );
+            conditions::set(&mut status, condition("NamesAccepted", false, "NameConflict", problem), now);
             let message = "not all names are accepted";
-            conditions::set(
-                &mut status,
-                condition("Established", false, "NotAccepted", message),
-                now,
-            );
+            conditions::set(&mut status, condition("Established", false, "NotAccepted", message), now);
         }
     }
-    status
-        .entry("storedVersions")
-        .or_insert_with(|| json!(storage_version(definition)));
+    status.entry("storedVersions").or_insert_with(|| json!(storage_version(definition)));
     Value::Object(status)
 }
 
@@ -200,9 +162,7 @@ pub(crate) fn resources(
     let names = Names::of(definition);
     let namespaced = definition.pointer("/spec/scope").and_then(Value::as_str) == Some("Namespaced");
     let storage = storage_version(definition).unwrap_or_default().to_owned();
-    let served = versions(definition)
-        .iter()
-        .filter(|version| flag(version, "served"));
+    let served = versions(definition).iter().filter(|version| flag(version, "served"));
     let mut infos: Vec<ResourceInfo> = served
         .map(|version| {
             let mut info = resource(&names, namespaced, &storage, version);
@@ -218,33 +178,19 @@ pub(crate) fn resources(
 fn resource(names: &Names, namespaced: bool, storage: &str, version: &Value) -> ResourceInfo {
     let gvk = Gvk::new(&names.group, text(version, "name"), &names.kind);
     let schema = version.pointer("/schema/openAPIV3Schema").cloned();
-    let compiled = schema
-        .as_ref()
-        .and_then(|schema| Schema::compile(schema).ok())
-        .map(Arc::new);
-    let status = version
-        .pointer("/subresources/status")
-        .is_some_and(|status| !status.is_null());
-    let scale = version
-        .pointer("/subresources/scale")
-        .filter(|scale| scale.is_object())
-        .map(|scale| ScalePaths {
+    let compiled = schema.as_ref().and_then(|schema| Schema::compile(schema).ok()).map(Arc::new);
+    let status = version.pointer("/subresources/status").is_some_and(|status| !status.is_null());
+    let scale =
+        version.pointer("/subresources/scale").filter(|scale| scale.is_object()).map(|scale| ScalePaths {
             spec_replicas: text(scale, "specReplicasPath").to_owned(),
             status_replicas: text(scale, "statusReplicasPath").to_owned(),
-            selector: scale
-                .get("labelSelectorPath")
-                .and_then(Value::as_str)
-                .map(str::to_owned),
+            selector: scale.get("labelSelectorPath").and_then(Value::as_str).map(str::to_owned),
         });
     let verbs = |verbs: &[&str]| verbs.iter().map(|verb| (*verb).to_owned()).collect::<Vec<_>>();
     let mut subresources = Vec::new();
     let mut subresource = |name: &str, gvk: Gvk| {
         let verbs = verbs(&["get", "patch", "update"]);
-        subresources.push(SubresourceInfo {
-            name: name.to_owned(),
-            gvk,
-            verbs,
-        });
+        subresources.push(SubresourceInfo { name: name.to_owned(), gvk, verbs });
     };
     if scale.is_some() {
         subresource("scale", Gvk::new("autoscaling", "v1", "Scale"));
@@ -255,17 +201,9 @@ fn resource(names: &Names, namespaced: bool, storage: &str, version: &Value) -> 
     let deprecated = flag(version, "deprecated").then(|| {
         let warning = text(version, "deprecationWarning");
         let own = format!("{} {} is deprecated", gvk.api_version(), gvk.kind);
-        if warning.is_empty() {
-            own
-        } else {
-            warning.to_owned()
-        }
+        if warning.is_empty() { own } else { warning.to_owned() }
     });
-    let fields = version
-        .get("selectableFields")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let fields = version.get("selectableFields").and_then(Value::as_array).into_iter().flatten();
     ResourceInfo {
         list_kind: names.list_kind.clone(),
         plural: names.plural.clone(),
@@ -297,11 +235,7 @@ fn resource(names: &Names, namespaced: bool, storage: &str, version: &Value) -> 
 }
 
 fn columns(version: &Value) -> Vec<PrinterColumn> {
-    let columns = version
-        .get("additionalPrinterColumns")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let columns = version.get("additionalPrinterColumns").and_then(Value::as_array).into_iter().flatten();
     columns
         .map(|column| PrinterColumn {
             name: text(column, "name").to_owned(),
@@ -321,11 +255,7 @@ pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let expected = format!("{}.{}", names.plural, names.group);
     if meta::name(new) != expected {
         let why = "must be spec.names.plural+\".\"+spec.group";
-        errors.push(FieldError::invalid(
-            "metadata.name",
-            &Value::from(meta::name(new)),
-            why,
-        ));
+        errors.push(FieldError::invalid("metadata.name", &Value::from(meta::name(new)), why));
     }
     validate_group(new, &names, &mut errors);
     validate_names(&names, &mut errors);
@@ -334,11 +264,7 @@ pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         None | Some("") => errors.push(FieldError::required("spec.scope", "")),
         Some(other) => {
             let supported = ["Cluster", "Namespaced"];
-            errors.push(FieldError::not_supported(
-                "spec.scope",
-                &Value::from(other),
-                supported,
-            ));
+            errors.push(FieldError::not_supported("spec.scope", &Value::from(other), supported));
         }
     }
     validate_versions(new, &mut errors);
@@ -355,28 +281,18 @@ fn validate_group(new: &Value, names: &Names, errors: &mut Vec<FieldError>) {
     } else if let Some(problem) = meta::subdomain_problem(&names.group) {
         errors.push(FieldError::invalid("spec.group", &group, problem));
     } else if !names.group.contains('.') {
-        errors.push(FieldError::invalid(
-            "spec.group",
-            &group,
-            "should be a domain with at least one dot",
-        ));
+        errors.push(FieldError::invalid("spec.group", &group, "should be a domain with at least one dot"));
     }
     let protected = ["k8s.io", "kubernetes.io"]
         .iter()
         .any(|domain| names.group == *domain || names.group.ends_with(&format!(".{domain}")));
-    let approved = new
-        .pointer("/metadata/annotations")
-        .and_then(|map| map.get(APPROVAL))
-        .is_some();
+    let approved = new.pointer("/metadata/annotations").and_then(|map| map.get(APPROVAL)).is_some();
     if protected && !approved {
         let why = format!(
             "protected groups must have approval annotation {APPROVAL:?}, see \
              https://github.com/kubernetes/enhancements/pull/1111"
         );
-        errors.push(FieldError::required(
-            format!("metadata.annotations[{APPROVAL}]"),
-            why,
-        ));
+        errors.push(FieldError::required(format!("metadata.annotations[{APPROVAL}]"), why));
     }
 }
 
@@ -402,19 +318,11 @@ fn validate_names(names: &Names, errors: &mut Vec<FieldError>) {
     if names.kind.is_empty() {
         errors.push(FieldError::required("spec.names.kind", ""));
     } else if let Some(problem) = meta::rfc1035_label_problem(&names.kind.to_lowercase()) {
-        errors.push(FieldError::invalid(
-            "spec.names.kind",
-            &Value::from(names.kind.as_str()),
-            problem,
-        ));
+        errors.push(FieldError::invalid("spec.names.kind", &Value::from(names.kind.as_str()), problem));
     }
     if !names.list_kind.is_empty() && names.list_kind == names.kind {
         let why = "kind and listKind may not be the same";
-        errors.push(FieldError::invalid(
-            "spec.names.listKind",
-            &Value::from(names.list_kind.as_str()),
-            why,
-        ));
+        errors.push(FieldError::invalid("spec.names.listKind", &Value::from(names.list_kind.as_str()), why));
     }
 }
 
@@ -422,11 +330,7 @@ fn validate_versions(new: &Value, errors: &mut Vec<FieldError>) {
     let list = versions(new);
     if list.iter().filter(|version| flag(version, "storage")).count() != 1 {
         let why = "must have exactly one version marked as storage version";
-        let value = Value::Array(
-            list.iter()
-                .map(|version| Value::from(text(version, "name")))
-                .collect(),
-        );
+        let value = Value::Array(list.iter().map(|version| Value::from(text(version, "name"))).collect());
         errors.push(FieldError::invalid("spec.versions", &value, why));
     }
     let mut seen = std::collections::BTreeSet::new();
@@ -434,18 +338,10 @@ fn validate_versions(new: &Value, errors: &mut Vec<FieldError>) {
         let path = format!("spec.versions[{index}]");
         let name = text(version, "name");
         if let Some(problem) = meta::rfc1035_label_problem(name) {
-            errors.push(FieldError::invalid(
-                format!("{path}.name"),
-                &Value::from(name),
-                problem,
-            ));
+            errors.push(FieldError::invalid(format!("{path}.name"), &Value::from(name), problem));
         }
         if !seen.insert(name) {
-            errors.push(FieldError::invalid(
-                format!("{path}.name"),
-                &Value::from(name),
-                "must be unique",
-            ));
+            errors.push(FieldError::invalid(format!("{path}.name"), &Value::from(name), "must be unique"));
         }
         match version.pointer("/schema/openAPIV3Schema") {
             None | Some(Value::Null) => {
@@ -492,10 +388,7 @@ fn validate_change(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
         }
     }
     for (index, stored) in texts(new.pointer("/status/storedVersions")).iter().enumerate() {
-        if !versions(new)
-            .iter()
-            .any(|version| text(version, "name") == stored)
-        {
+        if !versions(new).iter().any(|version| text(version, "name") == stored) {
             let why = format!(
                 "missing from spec.versions; {stored} was previously a storage version, and must remain in spec.versions \
                  until a storage migration ensures no data remains persisted in {stored} and removes {stored} from \
@@ -503,16 +396,6 @@ fn validate_change(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
             );
             let field = format!("status.storedVersions[{index}]");
             errors.push(FieldError::invalid(field, &Value::from(stored.as_str()), why));
-        }
-    }
-}
-
-/// Keys of a definition's spec that exist, for the pruning of definitions themselves.
-pub(super) fn drop_empty(definition: &mut Value) {
-    if let Some(spec) = definition.get_mut("spec").and_then(Value::as_object_mut) {
-        let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
-        if spec.get("conversion").is_some_and(empty) {
-            spec.remove("conversion");
         }
     }
 }

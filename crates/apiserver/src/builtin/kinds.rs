@@ -2,16 +2,8 @@
 
 use crate::resource::{Gvk, ResourceInfo, ScalePaths, SubresourceInfo};
 
-const ALL_VERBS: [&str; 8] = [
-    "create",
-    "delete",
-    "deletecollection",
-    "get",
-    "list",
-    "patch",
-    "update",
-    "watch",
-];
+const ALL_VERBS: [&str; 8] =
+    ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// One row of the table of built-in kinds.
 struct Row {
@@ -87,83 +79,20 @@ const fn row(
     traits: &'static [Trait],
     fields: &'static [&'static str],
 ) -> Row {
-    Row {
-        group,
-        version,
-        kind,
-        plural,
-        short,
-        namespaced,
-        traits,
-        fields,
-    }
+    Row { group, version, kind, plural, short, namespaced, traits, fields }
 }
 
 const ROWS: &[Row] = &[
-    row(
-        "",
-        "v1",
-        "Namespace",
-        "namespaces",
-        &["ns"],
-        false,
-        &[Status],
-        &["status.phase"],
-    ),
-    row(
-        "",
-        "v1",
-        "Node",
-        "nodes",
-        &["no"],
-        false,
-        &[Status],
-        &["spec.unschedulable"],
-    ),
-    row(
-        "",
-        "v1",
-        "Pod",
-        "pods",
-        &["po"],
-        true,
-        &[Status, Generation, All],
-        POD_FIELDS,
-    ),
+    row("", "v1", "Namespace", "namespaces", &["ns"], false, &[Status], &["status.phase"]),
+    row("", "v1", "Node", "nodes", &["no"], false, &[Status], &["spec.unschedulable"]),
+    row("", "v1", "Pod", "pods", &["po"], true, &[Status, Generation, All], POD_FIELDS),
     row("", "v1", "ConfigMap", "configmaps", &["cm"], true, &[], &[]),
     row("", "v1", "Secret", "secrets", &[], true, &[], &["type"]),
-    row(
-        "",
-        "v1",
-        "ServiceAccount",
-        "serviceaccounts",
-        &["sa"],
-        true,
-        &[],
-        &[],
-    ),
-    row(
-        "",
-        "v1",
-        "Service",
-        "services",
-        &["svc"],
-        true,
-        &[Status, All],
-        &["spec.clusterIP", "spec.type"],
-    ),
+    row("", "v1", "ServiceAccount", "serviceaccounts", &["sa"], true, &[], &[]),
+    row("", "v1", "Service", "services", &["svc"], true, &[Status, All], &["spec.clusterIP", "spec.type"]),
     row("", "v1", "Endpoints", "endpoints", &["ep"], true, &[], &[]),
     row("", "v1", "Event", "events", &["ev"], true, &[], EVENT_FIELDS),
-    row(
-        "apps",
-        "v1",
-        "Deployment",
-        "deployments",
-        &["deploy"],
-        true,
-        &[Status, Generation, All, Scale],
-        &[],
-    ),
+    row("apps", "v1", "Deployment", "deployments", &["deploy"], true, &[Status, Generation, All, Scale], &[]),
     row(
         "apps",
         "v1",
@@ -174,46 +103,10 @@ const ROWS: &[Row] = &[
         &[Status, Generation, All, Scale],
         &["status.replicas"],
     ),
-    row(
-        "apps",
-        "v1",
-        "DaemonSet",
-        "daemonsets",
-        &["ds"],
-        true,
-        &[Status, Generation, All],
-        &[],
-    ),
-    row(
-        "apps",
-        "v1",
-        "ControllerRevision",
-        "controllerrevisions",
-        &[],
-        true,
-        &[],
-        &[],
-    ),
-    row(
-        "discovery.k8s.io",
-        "v1",
-        "EndpointSlice",
-        "endpointslices",
-        &[],
-        true,
-        &[Generation],
-        &[],
-    ),
-    row(
-        "coordination.k8s.io",
-        "v1",
-        "Lease",
-        "leases",
-        &[],
-        true,
-        &[Conditional, Upsert],
-        &[],
-    ),
+    row("apps", "v1", "DaemonSet", "daemonsets", &["ds"], true, &[Status, Generation, All], &[]),
+    row("apps", "v1", "ControllerRevision", "controllerrevisions", &[], true, &[], &[]),
+    row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", &[], true, &[Generation], &[]),
+    row("coordination.k8s.io", "v1", "Lease", "leases", &[], true, &[Conditional, Upsert], &[]),
     row(
         "policy",
         "v1",
@@ -224,29 +117,11 @@ const ROWS: &[Row] = &[
         &[Status, Generation],
         &[],
     ),
-    row(
-        "scheduling.k8s.io",
-        "v1",
-        "PriorityClass",
-        "priorityclasses",
-        &["pc"],
-        false,
-        &[Generation],
-        &[],
-    ),
+    row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", &["pc"], false, &[Generation], &[]),
     row(RBAC, "v1", "Role", "roles", &[], true, &[], &[]),
     row(RBAC, "v1", "RoleBinding", "rolebindings", &[], true, &[], &[]),
     row(RBAC, "v1", "ClusterRole", "clusterroles", &[], false, &[], &[]),
-    row(
-        RBAC,
-        "v1",
-        "ClusterRoleBinding",
-        "clusterrolebindings",
-        &[],
-        false,
-        &[],
-        &[],
-    ),
+    row(RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", &[], false, &[], &[]),
     row(
         "apiextensions.k8s.io",
         "v1",
@@ -277,26 +152,8 @@ const ROWS: &[Row] = &[
         &[Generation, Conditional, Extension],
         &[],
     ),
-    row(
-        AUTHENTICATION,
-        "v1",
-        "SelfSubjectReview",
-        "selfsubjectreviews",
-        &[],
-        false,
-        &[Review],
-        &[],
-    ),
-    row(
-        AUTHENTICATION,
-        "v1",
-        "TokenReview",
-        "tokenreviews",
-        &[],
-        false,
-        &[Review],
-        &[],
-    ),
+    row(AUTHENTICATION, "v1", "SelfSubjectReview", "selfsubjectreviews", &[], false, &[Review], &[]),
+    row(AUTHENTICATION, "v1", "TokenReview", "tokenreviews", &[], false, &[Review], &[]),
     row(
         AUTHORIZATION,
         "v1",
@@ -317,60 +174,23 @@ const ROWS: &[Row] = &[
         &[Review],
         &[],
     ),
-    row(
-        AUTHORIZATION,
-        "v1",
-        "SelfSubjectRulesReview",
-        "selfsubjectrulesreviews",
-        &[],
-        false,
-        &[Review],
-        &[],
-    ),
-    row(
-        AUTHORIZATION,
-        "v1",
-        "SubjectAccessReview",
-        "subjectaccessreviews",
-        &[],
-        false,
-        &[Review],
-        &[],
-    ),
+    row(AUTHORIZATION, "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", &[], false, &[Review], &[]),
+    row(AUTHORIZATION, "v1", "SubjectAccessReview", "subjectaccessreviews", &[], false, &[Review], &[]),
 ];
 
 /// Subresources that only some kinds have: plural, name, kind that they answer, verbs.
-type Extra = (
-    &'static str,
-    &'static str,
-    (&'static str, &'static str, &'static str),
-    &'static [&'static str],
-);
+type Extra =
+    (&'static str, &'static str, (&'static str, &'static str, &'static str), &'static [&'static str]);
 
 const EXTRA_SUBRESOURCES: &[Extra] = &[
-    (
-        "pods",
-        "attach",
-        ("", "v1", "PodAttachOptions"),
-        &["create", "get"],
-    ),
+    ("pods", "attach", ("", "v1", "PodAttachOptions"), &["create", "get"]),
     ("pods", "binding", ("", "v1", "Binding"), &["create"]),
     ("pods", "eviction", ("policy", "v1", "Eviction"), &["create"]),
     ("pods", "exec", ("", "v1", "PodExecOptions"), &["create", "get"]),
     ("pods", "log", ("", "v1", "Pod"), &["get"]),
-    (
-        "pods",
-        "portforward",
-        ("", "v1", "PodPortForwardOptions"),
-        &["create", "get"],
-    ),
+    ("pods", "portforward", ("", "v1", "PodPortForwardOptions"), &["create", "get"]),
     ("namespaces", "finalize", ("", "v1", "Namespace"), &["update"]),
-    (
-        "serviceaccounts",
-        "token",
-        (AUTHENTICATION, "v1", "TokenRequest"),
-        &["create"],
-    ),
+    ("serviceaccounts", "token", (AUTHENTICATION, "v1", "TokenRequest"), &["create"]),
 ];
 
 /// `storageVersionHash` of legacy discovery: equal as long as the storage version is.
@@ -381,8 +201,8 @@ pub(crate) fn storage_version_hash(gvk: &Gvk) -> String {
     base64::engine::general_purpose::STANDARD.encode(digest.as_ref().get(..8).unwrap_or_default())
 }
 
-/// All built-in resources.
-pub fn resources() -> Vec<ResourceInfo> {
+/// All built-in resources, without their schemas.
+pub(super) fn resources() -> Vec<ResourceInfo> {
     ROWS.iter().map(info).collect()
 }
 
@@ -443,27 +263,15 @@ fn subresources(row: &Row, gvk: &Gvk) -> Vec<SubresourceInfo> {
             EXTRA_SUBRESOURCES.iter().filter(|extra| extra.0 == row.plural)
         {
             let gvk = Gvk::new(group, version, kind);
-            all.push(SubresourceInfo {
-                name: (*name).to_owned(),
-                gvk,
-                verbs: owned(verbs),
-            });
+            all.push(SubresourceInfo { name: (*name).to_owned(), gvk, verbs: owned(verbs) });
         }
     }
     if row.traits.contains(&Scale) {
         let gvk = Gvk::new("autoscaling", "v1", "Scale");
-        all.push(SubresourceInfo {
-            name: "scale".to_owned(),
-            gvk,
-            verbs: written.clone(),
-        });
+        all.push(SubresourceInfo { name: "scale".to_owned(), gvk, verbs: written.clone() });
     }
     if row.traits.contains(&Status) {
-        all.push(SubresourceInfo {
-            name: "status".to_owned(),
-            gvk: gvk.clone(),
-            verbs: written,
-        });
+        all.push(SubresourceInfo { name: "status".to_owned(), gvk: gvk.clone(), verbs: written });
     }
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all

@@ -15,9 +15,7 @@ pub struct View<'a> {
 impl View<'_> {
     /// An object of another kind.
     pub fn object(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<&Value> {
-        self.store
-            .object(group, plural, namespace, name)
-            .map(|object| &**object)
+        self.store.object(group, plural, namespace, name).map(|object| &**object)
     }
 }
 
@@ -48,6 +46,7 @@ pub fn prepare_create(info: &ResourceInfo, object: &mut Value, ctx: &mut Context
 }
 
 fn prepare_namespace(object: &mut Value) {
+    super::defaults::label_namespace(object);
     let map = meta::map_of(object);
     let finalizers = json!({"finalizers": ["kubernetes"]});
     map.insert("spec".to_owned(), finalizers);
@@ -55,13 +54,7 @@ fn prepare_namespace(object: &mut Value) {
 }
 
 /// Restores what an update may not change silently.
-pub fn prepare_update(
-    info: &ResourceInfo,
-    subresource: Subresource,
-    old: &Value,
-    new: &mut Value,
-    now: Timestamp,
-) {
+pub fn prepare_update(info: &ResourceInfo, subresource: Subresource, old: &Value, new: &mut Value) {
     match (info.gvk.group.as_str(), info.plural.as_str()) {
         ("", "namespaces") if subresource == Subresource::Main => {
             let map = meta::map_of(new);
@@ -69,12 +62,10 @@ pub fn prepare_update(
                 map.insert("spec".to_owned(), spec.clone());
             }
         }
-        ("", "pods") => super::pod_defaults::prepare_update(old, new),
         ("", "services") => super::defaults::keep_service_addresses(old, new),
         ("apiextensions.k8s.io", "customresourcedefinitions") => super::crd::prepare_update(old, new),
         _ => {}
     }
-    let _ = now;
 }
 
 /// The grace that a delete of this object gets, in seconds.
@@ -82,26 +73,13 @@ pub fn grace_seconds(info: &ResourceInfo, object: &Value, wanted: Option<i64>) -
     if !is(info, "", "pods") {
         return 0;
     }
-    let phase = object
-        .pointer("/status/phase")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let node = object
-        .pointer("/spec/nodeName")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let phase = object.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
+    let node = object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
     if node.is_empty() || phase == "Succeeded" || phase == "Failed" {
         return 0;
     }
-    let own = || {
-        object
-            .pointer("/spec/terminationGracePeriodSeconds")
-            .and_then(Value::as_i64)
-            .unwrap_or(30)
-    };
-    let current = object
-        .pointer("/metadata/deletionGracePeriodSeconds")
-        .and_then(Value::as_i64);
+    let own = || object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+    let current = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
     // Later deletes only shorten what is running already.
     match (current.filter(|_| meta::is_deleting(object)), wanted) {
         (Some(current), Some(wanted)) => wanted.min(current),

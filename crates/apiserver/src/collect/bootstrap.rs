@@ -24,10 +24,9 @@ impl Store {
         for name in NAMESPACES {
             self.ensure(ctx, "", "namespaces", None, json!({"metadata": {"name": name}}));
         }
-        for (name, value) in [
-            ("system-cluster-critical", 2_000_000_000),
-            ("system-node-critical", 2_000_001_000),
-        ] {
+        for (name, value) in
+            [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)]
+        {
             let class = json!({"metadata": {"name": name}, "value": value, "description": "Used for system critical pods."});
             self.ensure(ctx, "scheduling.k8s.io", "priorityclasses", None, class);
         }
@@ -46,16 +45,7 @@ impl Store {
         let role = json!({"metadata": {"name": "cluster-admin", "labels": label}, "rules": everything});
         self.ensure(ctx, GROUP, "clusterroles", None, role);
         let reads = ["get", "list", "watch"];
-        let writes = [
-            "create",
-            "delete",
-            "deletecollection",
-            "get",
-            "list",
-            "patch",
-            "update",
-            "watch",
-        ];
+        let writes = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
         let core = json!([
             "configmaps",
             "endpoints",
@@ -66,11 +56,7 @@ impl Store {
             "serviceaccounts",
             "services"
         ]);
-        for (name, verbs) in [
-            ("view", &reads[..]),
-            ("edit", &writes[..]),
-            ("admin", &writes[..]),
-        ] {
+        for (name, verbs) in [("view", &reads[..]), ("edit", &writes[..]), ("admin", &writes[..])] {
             let rules = json!([
                 {"apiGroups": [""], "resources": core, "verbs": verbs},
                 {"apiGroups": ["apps"], "resources": ["daemonsets", "deployments", "replicasets"], "verbs": verbs},
@@ -125,19 +111,12 @@ impl Store {
 
     /// Gives a namespace its `default` ServiceAccount and the certificate of the server.
     pub(super) fn furnish_namespace(&mut self, ctx: &mut Context<'_>, namespace: &str) {
-        let alive = self
-            .object("", "namespaces", "", namespace)
-            .is_some_and(|object| !meta::is_deleting(object));
+        let alive =
+            self.object("", "namespaces", "", namespace).is_some_and(|object| !meta::is_deleting(object));
         if !alive {
             return;
         }
-        self.ensure(
-            ctx,
-            "",
-            "serviceaccounts",
-            Some(namespace),
-            json!({"metadata": {"name": "default"}}),
-        );
+        self.ensure(ctx, "", "serviceaccounts", Some(namespace), json!({"metadata": {"name": "default"}}));
         let description = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints \
                            such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across \
                            distributions of Kubernetes clusters.";
@@ -161,10 +140,7 @@ impl Store {
             return;
         };
         let name = meta::name(&object);
-        if self
-            .object(group, plural, namespace.unwrap_or_default(), name)
-            .is_some()
-        {
+        if self.object(group, plural, namespace.unwrap_or_default(), name).is_some() {
             return;
         }
         if let Err(error) = self.create(ctx, &info, namespace, object, &WriteOptions::default()) {

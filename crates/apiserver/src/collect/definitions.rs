@@ -36,10 +36,8 @@ impl Store {
     /// Names that another definition or a built-in kind of the group has already.
     fn name_conflict(&self, definition: &Value) -> Option<String> {
         let names = crd::Names::of(definition);
-        let others = self
-            .registry()
-            .all()
-            .filter(|info| info.gvk.group == names.group && info.plural != names.plural);
+        let others =
+            self.registry().all().filter(|info| info.gvk.group == names.group && info.plural != names.plural);
         let mine = || std::iter::once(&names.singular).chain(&names.short_names);
         for other in others {
             if other.gvk.kind == names.kind || other.list_kind == names.list_kind {
@@ -82,10 +80,7 @@ impl Store {
     fn end_definition(&mut self, ctx: &mut Context<'_>, key: &ObjectKey, definition: &Value) {
         let names = crd::Names::of(definition);
         let resource = GroupResource::new(&names.group, &names.plural);
-        let mine = self
-            .registry()
-            .stored(&resource)
-            .is_some_and(|info| !info.builtin);
+        let mine = self.registry().stored(&resource).is_some_and(|info| !info.builtin);
         if mine {
             self.serve(definition, true);
         }
@@ -95,10 +90,7 @@ impl Store {
             .filter(|_| mine)
             .into_iter()
             .flat_map(|table| table.objects.iter())
-            .map(|(key, _)| ObjectKey {
-                resource: resource.clone(),
-                key: Arc::clone(key),
-            })
+            .map(|(key, _)| ObjectKey { resource: resource.clone(), key: Arc::clone(key) })
             .collect();
         for key in &keys {
             let deleting = self
@@ -108,11 +100,7 @@ impl Store {
                 self.delete_by_key(ctx, key, Propagation::Background);
             }
         }
-        let empty = !mine
-            || self
-                .tables
-                .get(&resource)
-                .is_none_or(|table| table.objects.is_empty());
+        let empty = !mine || self.tables.get(&resource).is_none_or(|table| table.objects.is_empty());
         if empty {
             self.drop_finalizer(ctx, key, crd::CLEANUP_FINALIZER);
         } else {
@@ -131,17 +119,10 @@ impl Store {
         }
         // A definition that lost a conflict of names may be free to be served now.
         let definitions = GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions");
-        let others = self
-            .tables
-            .get(&definitions)
-            .into_iter()
-            .flat_map(|table| table.objects.iter());
+        let others = self.tables.get(&definitions).into_iter().flat_map(|table| table.objects.iter());
         let waiting: Vec<ObjectKey> = others
             .filter(|(_, entry)| !crate::builtin::conditions::is_true(&entry.object, "Established"))
-            .map(|(key, _)| ObjectKey {
-                resource: definitions.clone(),
-                key: Arc::clone(key),
-            })
+            .map(|(key, _)| ObjectKey { resource: definitions.clone(), key: Arc::clone(key) })
             .collect();
         self.collector.pending.extend(waiting);
     }

@@ -10,15 +10,8 @@ use crate::store::Store;
 
 /// When an Event was last seen, in seconds.
 fn last_seen(event: &Value) -> i64 {
-    let times = [
-        "/series/lastObservedTime",
-        "/lastTimestamp",
-        "/eventTime",
-        "/metadata/creationTimestamp",
-    ];
-    let time = times
-        .iter()
-        .find_map(|pointer| event.pointer(pointer)?.as_str()?.parse::<Timestamp>().ok());
+    let times = ["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"];
+    let time = times.iter().find_map(|pointer| event.pointer(pointer)?.as_str()?.parse::<Timestamp>().ok());
     time.map_or(0, Timestamp::as_second)
 }
 
@@ -37,11 +30,8 @@ impl Store {
             return;
         }
         self.next_event_expiry = second.saturating_add(60);
-        let mut by_age: Vec<_> = table
-            .objects
-            .iter()
-            .map(|(key, entry)| (last_seen(&entry.object), Arc::clone(key)))
-            .collect();
+        let mut by_age: Vec<_> =
+            table.objects.iter().map(|(key, entry)| (last_seen(&entry.object), Arc::clone(key))).collect();
         by_age.sort();
         let horizon = second.saturating_sub(self.limits.stored_event_seconds);
         for (index, (seen, key)) in by_age.into_iter().enumerate() {

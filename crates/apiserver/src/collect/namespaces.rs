@@ -37,10 +37,7 @@ impl Store {
         tables
             .flat_map(|(resource, table)| {
                 let keys = table.range(Some(namespace)).map(|(key, _)| Arc::clone(key));
-                keys.map(|key| ObjectKey {
-                    resource: resource.clone(),
-                    key,
-                })
+                keys.map(|key| ObjectKey { resource: resource.clone(), key })
             })
             .collect()
     }
@@ -53,10 +50,7 @@ impl Store {
         };
         let mut object = (*entry.object).clone();
         let mine = json!("kubernetes");
-        let Some(list) = object
-            .pointer_mut("/spec/finalizers")
-            .and_then(Value::as_array_mut)
-        else {
+        let Some(list) = object.pointer_mut("/spec/finalizers").and_then(Value::as_array_mut) else {
             return self.finish_namespace(ctx, &resource, object);
         };
         let before = list.len();
@@ -73,10 +67,7 @@ impl Store {
         let key = ObjectKey::new(resource.clone(), "", meta::name(&object));
         if crate::store::may_go(&info, &object) {
             self.remove(resource, &key.key, ctx.now);
-        } else if self
-            .entry(resource, "", meta::name(&object))
-            .is_some_and(|entry| *entry.object != object)
-        {
+        } else if self.entry(resource, "", meta::name(&object)).is_some_and(|entry| *entry.object != object) {
             self.put(resource, object, ctx.now);
         }
     }

@@ -37,8 +37,7 @@ impl Store {
     }
 
     fn stored_object(&self, key: &ObjectKey) -> Option<Arc<Value>> {
-        self.entry(&key.resource, &key.key.namespace, &key.key.name)
-            .map(|entry| Arc::clone(&entry.object))
+        self.entry(&key.resource, &key.key.namespace, &key.key.name).map(|entry| Arc::clone(&entry.object))
     }
 
     fn judge_dependent(&mut self, ctx: &mut Context<'_>, key: &ObjectKey, object: &Value) {
@@ -49,10 +48,7 @@ impl Store {
         let fates: Vec<Owner> = owners.iter().map(|owner| self.fate(key, owner)).collect();
         if fates.contains(&Owner::Present) {
             if fates.iter().any(|fate| *fate != Owner::Present) {
-                let kept = owners
-                    .iter()
-                    .zip(&fates)
-                    .filter(|(_, fate)| **fate == Owner::Present);
+                let kept = owners.iter().zip(&fates).filter(|(_, fate)| **fate == Owner::Present);
                 let kept = kept.map(|(owner, _)| owner.clone()).collect();
                 self.set_owners(ctx, key, kept);
             }
@@ -81,10 +77,7 @@ impl Store {
         let Some(found) = found.and_then(|found| self.stored_object(found)) else {
             // An owner of a kind that isn't served can't be looked for, so nothing is known of it.
             let (group, version) = split_api_version(text("apiVersion"));
-            let served = self
-                .registry()
-                .by_kind(&Gvk::new(group, version, text("kind")))
-                .is_some();
+            let served = self.registry().by_kind(&Gvk::new(group, version, text("kind"))).is_some();
             return if served { Owner::Absent } else { Owner::Present };
         };
         let waits =
@@ -95,10 +88,7 @@ impl Store {
     fn end_in_foreground(&mut self, ctx: &mut Context<'_>, key: &ObjectKey, uid: &str) {
         let dependents = self.collector.dependents_of(uid);
         for dependent in &dependents {
-            if let Some(object) = self
-                .stored_object(dependent)
-                .filter(|object| !meta::is_deleting(object))
-            {
+            if let Some(object) = self.stored_object(dependent).filter(|object| !meta::is_deleting(object)) {
                 self.judge_dependent(ctx, dependent, &object);
             }
         }
@@ -108,9 +98,8 @@ impl Store {
                     && owner.get("blockOwnerDeletion").and_then(Value::as_bool) == Some(true)
             })
         };
-        let blocked = dependents
-            .iter()
-            .any(|key| self.stored_object(key).is_some_and(|object| blocks(&object)));
+        let blocked =
+            dependents.iter().any(|key| self.stored_object(key).is_some_and(|object| blocks(&object)));
         if !blocked {
             self.drop_finalizer(ctx, key, FOREGROUND_FINALIZER);
         }
@@ -122,9 +111,7 @@ impl Store {
                 continue;
             };
             let owners = meta::owner_references(&object).iter();
-            let kept = owners
-                .filter(|owner| owner.get("uid").and_then(Value::as_str) != Some(uid))
-                .cloned();
+            let kept = owners.filter(|owner| owner.get("uid").and_then(Value::as_str) != Some(uid)).cloned();
             self.set_owners(ctx, &key, kept.collect());
         }
     }
@@ -149,20 +136,15 @@ impl Store {
             return;
         };
         let mut object = (*object).clone();
-        let kept: Vec<String> = meta::finalizers(&object)
-            .filter(|it| *it != finalizer)
-            .map(str::to_owned)
-            .collect();
+        let kept: Vec<String> =
+            meta::finalizers(&object).filter(|it| *it != finalizer).map(str::to_owned).collect();
         let metadata = meta::metadata_mut(&mut object);
         if kept.is_empty() {
             metadata.remove("finalizers");
         } else {
             metadata.insert("finalizers".to_owned(), Value::from(kept));
         }
-        let goes = self
-            .registry()
-            .stored(&key.resource)
-            .is_none_or(|info| may_go(info, &object));
+        let goes = self.registry().stored(&key.resource).is_none_or(|info| may_go(info, &object));
         if goes {
             self.remove(&key.resource, &key.key, ctx.now);
         } else {
@@ -180,10 +162,7 @@ impl Store {
             resource: info,
             name: key.key.name.clone(),
         };
-        let options = DeleteOptions {
-            propagation: Some(propagation),
-            ..DeleteOptions::default()
-        };
+        let options = DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
         if let Err(error) = self.delete(ctx, &target, &options) {
             tracing::debug!(%error, name = target.name, "garbage is not collected");
         }

@@ -22,27 +22,16 @@ struct Definitions<'a> {
 /// Compiles the schema of a custom kind. The paths of errors start at the schema.
 pub(super) fn compile(schema: &Value) -> Result<Node, Vec<FieldError>> {
     let mut errors = Vec::new();
-    let node = Compiler {
-        definitions: None,
-        errors: &mut errors,
-    }
-    .node(schema, "", 0);
+    let node = Compiler { definitions: None, errors: &mut errors }.node(schema, "", 0);
     if errors.is_empty() { Ok(node) } else { Err(errors) }
 }
 
 /// Compiles one of a set of definitions.
 pub(super) fn compile_definition(name: &str, schemas: &Map<String, Value>) -> Option<Arc<Node>> {
-    let mut definitions = Definitions {
-        schemas,
-        done: BTreeMap::new(),
-    };
+    let mut definitions = Definitions { schemas, done: BTreeMap::new() };
     let mut errors = Vec::new();
     let schema = schemas.get(name)?;
-    let node = Compiler {
-        definitions: Some(&mut definitions),
-        errors: &mut errors,
-    }
-    .node(schema, "", 0);
+    let node = Compiler { definitions: Some(&mut definitions), errors: &mut errors }.node(schema, "", 0);
     Some(Arc::new(node))
 }
 
@@ -83,11 +72,8 @@ impl Compiler<'_, '_> {
         }
         match schema.get("additionalProperties") {
             Some(Value::Bool(true)) => {
-                node.additional = Some(Arc::new(Node {
-                    preserve_unknown: true,
-                    nullable: true,
-                    ..Node::default()
-                }));
+                node.additional =
+                    Some(Arc::new(Node { preserve_unknown: true, nullable: true, ..Node::default() }));
             }
             Some(additional @ Value::Object(_)) => {
                 let child = self.node(additional, &format!("{path}.additionalProperties"), depth + 1);
@@ -104,12 +90,7 @@ impl Compiler<'_, '_> {
             && node.additional.is_none()
             && !node.int_or_string;
         if opaque {
-            return Node {
-                preserve_unknown: true,
-                nullable: true,
-                kind: None,
-                ..node
-            };
+            return Node { preserve_unknown: true, nullable: true, kind: None, ..node };
         }
         // Built-in kinds have rules of their own instead of checks in schemas.
         if self.definitions.is_none() {
@@ -128,15 +109,8 @@ impl Compiler<'_, '_> {
         };
         let definitions = self.definitions.as_mut()?;
         let name = target.rsplit('/').next()?;
-        if OPAQUE
-            .iter()
-            .any(|opaque| name.rsplit('.').next() == Some(opaque))
-        {
-            return Some(Node {
-                preserve_unknown: true,
-                nullable: true,
-                ..Node::default()
-            });
+        if OPAQUE.iter().any(|opaque| name.rsplit('.').next() == Some(opaque)) {
+            return Some(Node { preserve_unknown: true, nullable: true, ..Node::default() });
         }
         if let Some(done) = definitions.done.get(name) {
             return Some((**done).clone());
@@ -154,27 +128,17 @@ impl Compiler<'_, '_> {
         let number = |key: &str| schema.get(key).and_then(Value::as_number).cloned();
         let flag = |key: &str| schema.get(key).and_then(Value::as_bool).unwrap_or(false);
         let bound = |value: Option<Number>, exclusive: bool| value.map(|value| Bound { value, exclusive });
-        let pattern = schema
-            .get("pattern")
-            .and_then(Value::as_str)
-            .and_then(|text| match regex::Regex::new(text) {
+        let pattern =
+            schema.get("pattern").and_then(Value::as_str).and_then(|text| match regex::Regex::new(text) {
                 Ok(pattern) => Some(pattern),
                 Err(error) => {
                     let why = format!("must be a valid regular expression, but isn't: {error}");
-                    self.errors.push(FieldError::invalid(
-                        format!("{path}.pattern"),
-                        &Value::from(text),
-                        why,
-                    ));
+                    self.errors.push(FieldError::invalid(format!("{path}.pattern"), &Value::from(text), why));
                     None
                 }
             });
         let mut several = |key: &str| -> Vec<Arc<Node>> {
-            let list = schema
-                .get(key)
-                .and_then(Value::as_array)
-                .map(Vec::as_slice)
-                .unwrap_or_default();
+            let list = schema.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             let nodes = list.iter().enumerate();
             nodes
                 .map(|(i, schema)| Arc::new(self.node(schema, &format!("{path}.{key}[{i}]"), depth + 1)))
@@ -185,20 +149,13 @@ impl Compiler<'_, '_> {
         let not = not.map(|not| Arc::new(self.node(not, &format!("{path}.not"), depth + 1)));
         Checks {
             required: texts(schema.get("required")),
-            choices: schema
-                .get("enum")
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default(),
+            choices: schema.get("enum").and_then(Value::as_array).cloned().unwrap_or_default(),
             pattern,
             min_length: count("minLength"),
             max_length: count("maxLength"),
             minimum: bound(number("minimum"), flag("exclusiveMinimum")),
             maximum: bound(number("maximum"), flag("exclusiveMaximum")),
-            multiple_of: schema
-                .get("multipleOf")
-                .and_then(Value::as_f64)
-                .filter(|step| *step > 0.0),
+            multiple_of: schema.get("multipleOf").and_then(Value::as_f64).filter(|step| *step > 0.0),
             min_items: count("minItems"),
             max_items: count("maxItems"),
             min_properties: count("minProperties"),

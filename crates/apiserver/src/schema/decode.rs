@@ -17,19 +17,13 @@ const NESTING_MAX: usize = 100;
 pub fn decode(bytes: &[u8], content_type: &str) -> Result<Body, StatusError> {
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     let duplicates = RefCell::new(Vec::new());
-    let reader = Reader {
-        path: String::new(),
-        depth: 0,
-        duplicates: &duplicates,
-    };
+    let reader = Reader { path: String::new(), depth: 0, duplicates: &duplicates };
     let yaml = media_type == "application/yaml" || media_type.ends_with("+yaml");
     let value = if yaml {
         yaml_to_json(bytes)?
     } else {
         let mut json = serde_json::Deserializer::from_slice(bytes);
-        let value = reader
-            .deserialize(&mut json)
-            .and_then(|value| json.end().map(|()| value));
+        let value = reader.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
         value.map_err(|error| StatusError::bad_request(format!("error decoding request body: {error}")))?
     };
     let duplicates = duplicates.into_inner();
@@ -65,11 +59,7 @@ impl Reader<'_> {
         if self.depth >= NESTING_MAX {
             return Err(E::custom("nested too deeply"));
         }
-        Ok(Reader {
-            path,
-            depth: self.depth + 1,
-            duplicates: self.duplicates,
-        })
+        Ok(Reader { path, depth: self.depth + 1, duplicates: self.duplicates })
     }
 }
 
@@ -109,9 +99,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("not a finite number"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {

@@ -9,9 +9,7 @@ pub(super) fn default(node: &Node, value: &mut Value) {
         Value::Object(map) => {
             for (key, property) in &node.properties {
                 if let Some(default) = &property.default
-                    && map
-                        .get(key)
-                        .is_none_or(|value| value.is_null() && !property.nullable)
+                    && map.get(key).is_none_or(|value| value.is_null() && !property.nullable)
                 {
                     map.insert(key.clone(), default.clone());
                 }
@@ -20,14 +18,9 @@ pub(super) fn default(node: &Node, value: &mut Value) {
                 }
             }
             if let Some(additional) = &node.additional {
-                for (_, value) in map
-                    .iter_mut()
-                    .filter(|(key, _)| !node.properties.contains_key(*key))
-                {
-                    if let Some(default) = additional
-                        .default
-                        .as_ref()
-                        .filter(|_| value.is_null() && !additional.nullable)
+                for (_, value) in map.iter_mut().filter(|(key, _)| !node.properties.contains_key(*key)) {
+                    if let Some(default) =
+                        additional.default.as_ref().filter(|_| value.is_null() && !additional.nullable)
                     {
                         *value = default.clone();
                     }

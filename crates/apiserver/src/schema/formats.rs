@@ -37,16 +37,11 @@ fn is_huge(number: &serde_json::Number) -> bool {
 fn is_mac(text: &str) -> bool {
     let parts: Vec<&str> = text.split([':', '-']).collect();
     parts.len() == 6
-        && parts
-            .iter()
-            .all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+        && parts.iter().all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 fn is_uuid(text: &str) -> bool {
     let digits: Vec<&str> = text.split('-').collect();
     let lengths: Vec<usize> = digits.iter().map(|part| part.len()).collect();
-    lengths == [8, 4, 4, 4, 12]
-        && digits
-            .iter()
-            .all(|part| part.bytes().all(|b| b.is_ascii_hexdigit()))
+    lengths == [8, 4, 4, 4, 12] && digits.iter().all(|part| part.bytes().all(|b| b.is_ascii_hexdigit()))
 }

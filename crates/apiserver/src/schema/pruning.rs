@@ -24,14 +24,7 @@ const OBJECT_META: [&str; 15] = [
 ];
 
 /// Fields of `OwnerReference`.
-const OWNER_REFERENCE: [&str; 6] = [
-    "apiVersion",
-    "kind",
-    "name",
-    "uid",
-    "controller",
-    "blockOwnerDeletion",
-];
+const OWNER_REFERENCE: [&str; 6] = ["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"];
 
 pub(super) fn prune_root(root: &Node, value: &mut Value, builtin: bool, unknown: &mut Vec<String>) {
     let mut pruner = Pruner { builtin, unknown };
@@ -90,18 +83,10 @@ impl Pruner<'_> {
 
     fn metadata(&mut self, metadata: &mut Map<String, Value>, path: &str) {
         self.only(metadata, &OBJECT_META, path);
-        let owners = metadata
-            .get_mut("ownerReferences")
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten();
+        let owners = metadata.get_mut("ownerReferences").and_then(Value::as_array_mut).into_iter().flatten();
         for (index, owner) in owners.enumerate() {
             if let Some(owner) = owner.as_object_mut() {
-                self.only(
-                    owner,
-                    &OWNER_REFERENCE,
-                    &format!("{path}.ownerReferences[{index}]"),
-                );
+                self.only(owner, &OWNER_REFERENCE, &format!("{path}.ownerReferences[{index}]"));
             }
         }
     }

@@ -59,35 +59,17 @@ fn violations_are_told_in_the_words_of_kubernetes() {
         json!({"a": "x", "n": 10}),
         &["spec.n: Invalid value: 10: spec.n in body should be less than or equal to 9"],
     );
-    check(
-        json!({"a": "x", "x": 0}),
-        &["spec.x: Invalid value: 0: spec.x in body should be greater than 0"],
-    );
-    check(
-        json!({"a": "x", "p": "b"}),
-        &["spec.p: Invalid value: \"b\": spec.p in body should match '^a$'"],
-    );
+    check(json!({"a": "x", "x": 0}), &["spec.x: Invalid value: 0: spec.x in body should be greater than 0"]);
+    check(json!({"a": "x", "p": "b"}), &["spec.p: Invalid value: \"b\": spec.p in body should match '^a$'"]);
     check(json!({}), &["spec.a: Required value"]);
-    check(
-        json!({"a": "x", "c": "x"}),
-        &["spec.c: Unsupported value: \"x\": supported values: \"a\", \"b\""],
-    );
-    check(
-        json!({"a": "x", "s": "123456"}),
-        &["spec.s: Too long: may not be more than 5 bytes"],
-    );
+    check(json!({"a": "x", "c": "x"}), &["spec.c: Unsupported value: \"x\": supported values: \"a\", \"b\""]);
+    check(json!({"a": "x", "s": "123456"}), &["spec.s: Too long: may not be more than 5 bytes"]);
     check(
         json!({"a": "x", "s": ""}),
         &["spec.s: Invalid value: \"\": spec.s in body should be at least 1 chars long"],
     );
-    check(
-        json!({"a": "x", "l": ["1", "2", "3"]}),
-        &["spec.l: Too many: 3: must have at most 2 items"],
-    );
-    check(
-        json!({"a": "x", "l": ["1", "1"]}),
-        &["spec.l[1]: Duplicate value: \"1\""],
-    );
+    check(json!({"a": "x", "l": ["1", "2", "3"]}), &["spec.l: Too many: 3: must have at most 2 items"]);
+    check(json!({"a": "x", "l": ["1", "1"]}), &["spec.l[1]: Duplicate value: \"1\""]);
     check(
         json!({"a": "x", "m": [{"name": "a"}, {"name": "a"}]}),
         &["spec.m[1]: Duplicate value: {\"name\":\"a\"}"],
@@ -128,16 +110,7 @@ fn pruning_drops_what_is_unknown_and_says_what() {
             "map": {"k": 1}, "n": null, "void": null}
     });
     let unknown = compiled().prune(&mut value);
-    assert_eq!(
-        unknown,
-        [
-            "metadata.wrong",
-            "extra",
-            "spec.any.known.z",
-            "spec.b",
-            "spec.m[0].z"
-        ]
-    );
+    assert_eq!(unknown, ["metadata.wrong", "extra", "spec.any.known.z", "spec.b", "spec.m[0].z"]);
     assert_eq!(
         value,
         json!({
@@ -151,10 +124,7 @@ fn pruning_drops_what_is_unknown_and_says_what() {
 fn defaults_fill_what_is_absent_and_leave_nullable_nulls() {
     let mut value = json!({"spec": {"a": "x", "void": null, "m": [{"name": "k"}]}});
     compiled().default(&mut value);
-    assert_eq!(
-        value,
-        json!({"spec": {"a": "x", "n": 3, "void": null, "m": [{"name": "k", "v": 7}]}})
-    );
+    assert_eq!(value, json!({"spec": {"a": "x", "n": 3, "void": null, "m": [{"name": "k", "v": 7}]}}));
 }
 
 #[test]
@@ -164,10 +134,8 @@ fn schemas_that_are_not_structural_are_refused_with_the_place() {
         "bad": {"type": "object", "anyOf": [{"type": "string"}], "additionalProperties": false},
         "ref": {"type": "string", "$ref": "#/x", "pattern": "("},
     }});
-    let fields: Vec<String> = structural_errors(&schema, "s")
-        .into_iter()
-        .map(|error| error.to_string())
-        .collect();
+    let fields: Vec<String> =
+        structural_errors(&schema, "s").into_iter().map(|error| error.to_string()).collect();
     assert_eq!(
         fields,
         [
@@ -180,10 +148,7 @@ fn schemas_that_are_not_structural_are_refused_with_the_place() {
     );
     let pattern = json!({"type": "object", "properties": {"p": {"type": "string", "pattern": "("}}});
     let errors = structural_errors(&pattern, "s");
-    assert_eq!(
-        errors.first().map(|error| error.field.as_str()),
-        Some("s.properties[p].pattern")
-    );
+    assert_eq!(errors.first().map(|error| error.field.as_str()), Some("s.properties[p].pattern"));
 }
 
 #[test]

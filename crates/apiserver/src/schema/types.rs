@@ -36,9 +36,9 @@ fn find(node: &Node, value: &Value, path: &str) -> Option<String> {
             list.iter().find_map(|item| find(items, item, path))
         }
         Some(kind) if !kind.accepts(value) => Some(mismatch(value, path, go_type(kind, &node.format))),
-        Some(Kind::Integer) if node.format == "int32" && !in_i32(value) => Some(format!(
-            "json: cannot unmarshal number {value} into Go struct field {path} of type int32"
-        )),
+        Some(Kind::Integer) if node.format == "int32" && !in_i32(value) => {
+            Some(format!("json: cannot unmarshal number {value} into Go struct field {path} of type int32"))
+        }
         Some(Kind::String) if node.format == "date-time" => {
             let text = value.as_str().unwrap_or_default();
             let fine = text.parse::<jiff::Timestamp>().is_ok();
@@ -50,9 +50,7 @@ fn find(node: &Node, value: &Value, path: &str) -> Option<String> {
             use base64::Engine as _;
             let text = value.as_str().unwrap_or_default();
             let decoded = base64::engine::general_purpose::STANDARD.decode(text);
-            decoded
-                .err()
-                .map(|_| "illegal base64 data at input byte 0".to_owned())
+            decoded.err().map(|_| "illegal base64 data at input byte 0".to_owned())
         }
         _ => None,
     }

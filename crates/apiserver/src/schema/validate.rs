@@ -12,10 +12,7 @@ pub(super) fn validate_root(root: &Node, new: &Value, old: Option<&Value>) -> Ve
     // Expressions could fail for reasons that are reported already.
     let fundamental = |error: &FieldError| {
         use FieldProblem::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
-        matches!(
-            error.problem,
-            TypeInvalid | Required | NotSupported | TooLong | TooMany
-        )
+        matches!(error.problem, TypeInvalid | Required | NotSupported | TooLong | TooMany)
     };
     if !errors.iter().any(fundamental) {
         cel_rules::evaluate(root, new, old, &mut errors);
@@ -89,12 +86,7 @@ impl Validator<'_> {
                 continue;
             }
             if let Some(property) = node.properties.get(key).or(node.additional.as_ref()) {
-                self.value(
-                    property,
-                    value,
-                    old.and_then(|old| old.get(key)),
-                    &child(path, key),
-                );
+                self.value(property, value, old.and_then(|old| old.get(key)), &child(path, key));
             }
         }
     }
@@ -123,15 +115,13 @@ impl Validator<'_> {
         for (index, item) in list.iter().enumerate() {
             let identity = identity(item);
             if !seen.insert(identity.to_string()) {
-                self.errors
-                    .push(FieldError::duplicate(format!("{path}[{index}]"), &identity));
+                self.errors.push(FieldError::duplicate(format!("{path}[{index}]"), &identity));
             }
         }
     }
 
     fn invalid(&mut self, path: &str, value: &Value, must: impl std::fmt::Display) {
-        self.errors
-            .push(FieldError::invalid(path, value, format!("{path} in body {must}")));
+        self.errors.push(FieldError::invalid(path, value, format!("{path} in body {must}")));
     }
 
     fn checks(&mut self, node: &Node, value: &Value, path: &str) {
@@ -141,13 +131,7 @@ impl Validator<'_> {
             Value::Number(number) => self.number(node, number, value, path),
             Value::Array(list) => self.count(checks.min_items, checks.max_items, list.len(), "items", path),
             Value::Object(map) => {
-                self.count(
-                    checks.min_properties,
-                    checks.max_properties,
-                    map.len(),
-                    "properties",
-                    path,
-                );
+                self.count(checks.min_properties, checks.max_properties, map.len(), "properties", path);
             }
             _ => {}
         }
@@ -157,11 +141,7 @@ impl Validator<'_> {
                 .iter()
                 .map(|choice| choice.as_str().map_or_else(|| choice.to_string(), str::to_owned))
                 .collect();
-            self.errors.push(FieldError::not_supported(
-                path,
-                value,
-                texts.iter().map(String::as_str),
-            ));
+            self.errors.push(FieldError::not_supported(path, value, texts.iter().map(String::as_str)));
         }
         self.combinations(checks, value, path);
     }
@@ -171,8 +151,7 @@ impl Validator<'_> {
         let length = u64::try_from(text.chars().count()).unwrap_or(u64::MAX);
         if let Some(max) = checks.max_length.filter(|max| length > *max) {
             let detail = format!("may not be more than {max} bytes");
-            self.errors
-                .push(FieldError::new(path, FieldProblem::TooLong, detail));
+            self.errors.push(FieldError::new(path, FieldProblem::TooLong, detail));
         }
         if let Some(min) = checks.min_length.filter(|min| length < *min) {
             self.invalid(path, value, format_args!("should be at least {min} chars long"));
@@ -181,11 +160,7 @@ impl Validator<'_> {
             self.invalid(path, value, format_args!("should match '{pattern}'"));
         }
         if !node.format.is_empty() && !text_has_format(text, &node.format) {
-            self.invalid(
-                path,
-                value,
-                format_args!("must be of type {}: {value}", node.format),
-            );
+            self.invalid(path, value, format_args!("must be of type {}: {value}", node.format));
         }
     }
 
@@ -197,21 +172,13 @@ impl Validator<'_> {
             && (as_float < limit(bound) || bound.exclusive && as_float <= limit(bound))
         {
             let or_equal = if bound.exclusive { "" } else { " or equal to" };
-            self.invalid(
-                path,
-                value,
-                format_args!("should be greater than{or_equal} {}", bound.value),
-            );
+            self.invalid(path, value, format_args!("should be greater than{or_equal} {}", bound.value));
         }
         if let Some(bound) = &checks.maximum
             && (as_float > limit(bound) || bound.exclusive && as_float >= limit(bound))
         {
             let or_equal = if bound.exclusive { "" } else { " or equal to" };
-            self.invalid(
-                path,
-                value,
-                format_args!("should be less than{or_equal} {}", bound.value),
-            );
+            self.invalid(path, value, format_args!("should be less than{or_equal} {}", bound.value));
         }
         if let Some(step) = checks.multiple_of {
             let ratio = as_float / step;
@@ -220,11 +187,7 @@ impl Validator<'_> {
             }
         }
         if !number_has_format(number, &node.format) {
-            self.invalid(
-                path,
-                value,
-                format_args!("must be of type {}: {value}", node.format),
-            );
+            self.invalid(path, value, format_args!("must be of type {}: {value}", node.format));
         }
     }
 
@@ -237,18 +200,13 @@ impl Validator<'_> {
                 .push(FieldError::new(path, FieldProblem::TooMany, detail).with_value(length.to_string()));
         }
         if let Some(min) = min.filter(|min| length < *min) {
-            self.invalid(
-                path,
-                &Value::from(length),
-                format_args!("should have at least {min} {what}"),
-            );
+            self.invalid(path, &Value::from(length), format_args!("should have at least {min} {what}"));
         }
     }
 
     /// The errors of combinations carry no field in Kubernetes, only the path in the text.
     fn combination(&mut self, text: String) {
-        self.errors
-            .push(FieldError::invalid("<nil>", &Value::from(""), text));
+        self.errors.push(FieldError::invalid("<nil>", &Value::from(""), text));
     }
 
     fn combinations(&mut self, checks: &Checks, value: &Value, path: &str) {
@@ -282,9 +240,7 @@ impl Validator<'_> {
 
 /// The map of an item's keys.
 fn keys_of(item: &Value, keys: &[String]) -> Value {
-    let pairs = keys
-        .iter()
-        .filter_map(|key| Some((key.clone(), item.get(key)?.clone())));
+    let pairs = keys.iter().filter_map(|key| Some((key.clone(), item.get(key)?.clone())));
     Value::Object(pairs.collect())
 }
 

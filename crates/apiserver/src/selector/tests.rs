@@ -32,11 +32,7 @@ fn label_operators_select_as_documented() {
         ("a<3", json!({"a": "4"}), false),
         ("a>3", json!({"a": "x"}), false),
         ("a=", json!({"a": ""}), true),
-        (
-            "example.com/in=1,in=2",
-            json!({"example.com/in": "1", "in": "2"}),
-            true,
-        ),
+        ("example.com/in=1,in=2", json!({"example.com/in": "1", "in": "2"}), true),
     ] {
         check_labels(selector, labels, expected);
     }
@@ -45,19 +41,10 @@ fn label_operators_select_as_documented() {
 #[test]
 fn malformed_label_selectors_are_a_bad_request_that_says_where() {
     for (selector, message) in [
-        (
-            "a b",
-            "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt",
-        ),
-        (
-            "a,",
-            "unable to parse requirement: found '', expected: identifier after ','",
-        ),
+        ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
+        ("a,", "unable to parse requirement: found '', expected: identifier after ','"),
         ("a in x", "unable to parse requirement: found 'x', expected: '('"),
-        (
-            "=a",
-            "unable to parse requirement: found '=', expected: !, identifier, or 'end of string'",
-        ),
+        ("=a", "unable to parse requirement: found '=', expected: !, identifier, or 'end of string'"),
     ] {
         let error = LabelSelector::parse(selector).expect_err(selector);
         assert_eq!((error.code, error.message.as_str()), (400, message));
@@ -77,11 +64,7 @@ fn field_selectors_compare_and_unescape() {
         ("status.podIPs=10.0.0.1", true),
         ("spec.unschedulable=false", true),
     ] {
-        assert_eq!(
-            FieldSelector::parse(selector).expect(selector).matches(&object),
-            expected,
-            "{selector}"
-        );
+        assert_eq!(FieldSelector::parse(selector).expect(selector).matches(&object), expected, "{selector}");
     }
     assert!(FieldSelector::parse("spec").is_err());
     assert!(FieldSelector::parse("a=b=c").is_err());

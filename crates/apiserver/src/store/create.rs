@@ -57,34 +57,21 @@ pub(super) fn decode(
     body: Body,
     validation: FieldValidation,
 ) -> Result<Decoded, StatusError> {
-    let Body {
-        mut value,
-        duplicates,
-    } = body;
+    let Body { mut value, duplicates } = body;
     check_type(info, &mut value)?;
-    let mut problems: Vec<String> = duplicates
-        .iter()
-        .map(|path| format!("duplicate field {path:?}"))
-        .collect();
+    let mut problems: Vec<String> =
+        duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
     if let Some(schema) = &info.compiled {
         if info.builtin
             && let Some(problem) = schema.wrong_type(&value)
         {
             return Err(cannot_be_handled(info, &problem));
         }
-        problems.extend(
-            schema
-                .prune(&mut value)
-                .into_iter()
-                .map(|path| format!("unknown field {path:?}")),
-        );
+        problems.extend(schema.prune(&mut value).into_iter().map(|path| format!("unknown field {path:?}")));
     }
     let warnings = match validation {
         FieldValidation::Strict if !problems.is_empty() => {
-            return Err(cannot_be_handled(
-                info,
-                &format!("strict decoding error: {}", problems.join(", ")),
-            ));
+            return Err(cannot_be_handled(info, &format!("strict decoding error: {}", problems.join(", "))));
         }
         FieldValidation::Warn => problems,
         _ => Vec::new(),
@@ -95,9 +82,7 @@ pub(super) fn decode(
 
 fn cannot_be_handled(info: &ResourceInfo, why: &str) -> StatusError {
     let (kind, version) = (&info.gvk.kind, &info.gvk.version);
-    StatusError::bad_request(format!(
-        "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
-    ))
+    StatusError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
 }
 
 pub(super) fn default(info: &ResourceInfo, value: &mut Value) {
@@ -112,19 +97,10 @@ pub(super) fn default(info: &ResourceInfo, value: &mut Value) {
 fn check_type(info: &ResourceInfo, value: &mut Value) -> Result<(), StatusError> {
     let expected = info.api_version();
     let Some(map) = value.as_object_mut() else {
-        return Err(StatusError::bad_request(
-            "the body of the request is not an object",
-        ));
+        return Err(StatusError::bad_request("the body of the request is not an object"));
     };
-    for (key, expected) in [
-        ("apiVersion", expected.as_str()),
-        ("kind", info.gvk.kind.as_str()),
-    ] {
-        match map
-            .get(key)
-            .and_then(Value::as_str)
-            .filter(|text| !text.is_empty())
-        {
+    for (key, expected) in [("apiVersion", expected.as_str()), ("kind", info.gvk.kind.as_str())] {
+        match map.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()) {
             None => {
                 map.insert(key.to_owned(), Value::from(expected));
             }
@@ -172,11 +148,7 @@ pub(super) fn settle_namespace(
         metadata.remove("namespace");
         return Ok(());
     };
-    match metadata
-        .get("namespace")
-        .and_then(Value::as_str)
-        .filter(|text| !text.is_empty())
-    {
+    match metadata.get("namespace").and_then(Value::as_str).filter(|text| !text.is_empty()) {
         Some(given) if given != namespace => Err(StatusError::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         )),
@@ -210,11 +182,9 @@ impl Store {
         self.check_creatable(info, &value)?;
         set_system_fields(ctx, info, &mut value);
         builtin::prepare_create(info, &mut value, ctx, &self.view());
-        if let Some(existing) = self.entry(
-            &info.group_resource(),
-            meta::namespace(&value),
-            meta::name(&value),
-        ) {
+        if let Some(existing) =
+            self.entry(&info.group_resource(), meta::namespace(&value), meta::name(&value))
+        {
             return Err(StatusError::already_exists(
                 info,
                 meta::name(&value),
@@ -223,18 +193,9 @@ impl Store {
         }
         self.validate(info, &value, None)?;
         self.check_room(&value, true)?;
-        self.service_addresses
-            .allocate(info, &mut value, None, options.dry_run)?;
-        let object = if options.dry_run {
-            Arc::new(value)
-        } else {
-            self.commit(info, value, ctx.now)
-        };
-        Ok(Written {
-            object,
-            warnings,
-            created: true,
-        })
+        self.service_addresses.allocate(info, &mut value, None, options.dry_run)?;
+        let object = if options.dry_run { Arc::new(value) } else { self.commit(info, value, ctx.now) };
+        Ok(Written { object, warnings, created: true })
     }
 
     /// Stores in the storage version, and shows the result in the version of the request.
@@ -270,10 +231,7 @@ impl Store {
         let mut name = String::new();
         for _ in 0..GENERATE_TRIES {
             name = format!("{base}{}", new_suffix(ctx));
-            if self
-                .entry(&info.group_resource(), meta::namespace(value), &name)
-                .is_none()
-            {
+            if self.entry(&info.group_resource(), meta::namespace(value), &name).is_none() {
                 break;
             }
         }
@@ -317,15 +275,11 @@ impl Store {
     ) -> Result<(), StatusError> {
         let mut errors = meta::validate(new, NameRule::of(&info.gvk.group, &info.plural), &self.limits);
         if info.builtin {
-            errors.extend(builtin::validate(info, new, old, &self.limits, &self.registry));
+            errors.extend(builtin::validate(info, new, old, &self.limits));
         } else if let Some(schema) = &info.compiled {
             errors.extend(schema.validate(new, old));
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(StatusError::invalid(info, meta::name(new), &errors))
-        }
+        if errors.is_empty() { Ok(()) } else { Err(StatusError::invalid(info, meta::name(new), &errors)) }
     }
 
     /// What the built-in kinds' rules may look at.
@@ -341,13 +295,8 @@ fn set_system_fields(ctx: &mut Context<'_>, info: &ResourceInfo, value: &mut Val
         meta::map_of(value).remove("status");
     }
     let metadata = meta::metadata_mut(value);
-    for key in [
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "selfLink",
-        "managedFields",
-    ] {
+    for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink", "managedFields"]
+    {
         metadata.remove(key);
     }
     metadata.insert("uid".to_owned(), Value::from(uid));

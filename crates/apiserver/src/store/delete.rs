@@ -27,22 +27,12 @@ impl DeleteOptions {
                 StatusError::bad_request("gracePeriodSeconds must be a non-negative number of seconds")
             })?),
         };
-        let policy = text("/propagationPolicy")
-            .map(|policy| Propagation::parse(&policy))
-            .transpose()?;
+        let policy = text("/propagationPolicy").map(|policy| Propagation::parse(&policy)).transpose()?;
         let orphan = body.get("orphanDependents").and_then(Value::as_bool);
-        let by_orphan = orphan.map(|orphan| {
-            if orphan {
-                Propagation::Orphan
-            } else {
-                Propagation::Background
-            }
-        });
+        let by_orphan =
+            orphan.map(|orphan| if orphan { Propagation::Orphan } else { Propagation::Background });
         Ok(Self {
-            dry_run: body
-                .get("dryRun")
-                .and_then(Value::as_array)
-                .is_some_and(|list| !list.is_empty()),
+            dry_run: body.get("dryRun").and_then(Value::as_array).is_some_and(|list| !list.is_empty()),
             grace_period_seconds,
             propagation: policy.or(by_orphan),
             uid: text("/preconditions/uid"),
@@ -66,12 +56,7 @@ impl Propagation {
                     [],
                 )
                 .with_detail(format!("supported values: {}", supported.join(", ")));
-                Err(StatusError::invalid_kind(
-                    "meta.k8s.io",
-                    "DeleteOptions",
-                    "",
-                    &[error],
-                ))
+                Err(StatusError::invalid_kind("meta.k8s.io", "DeleteOptions", "", &[error]))
             }
         }
     }
@@ -100,10 +85,7 @@ impl Store {
         let marked = mark(info, &shown, options, ctx.now);
         if may_go(info, &marked.object) {
             if options.dry_run {
-                return Ok(DeleteOutcome {
-                    object: shown,
-                    gone: true,
-                });
+                return Ok(DeleteOutcome { object: shown, gone: true });
             }
             let last = self.remove(&info.group_resource(), &Key::of(&stored), ctx.now);
             let object = last.unwrap_or(stored);
@@ -148,11 +130,7 @@ fn check_allowed(info: &ResourceInfo, object: &Value) -> Result<(), StatusError>
     let name = meta::name(object);
     let namespace = info.builtin && info.gvk.group.is_empty() && info.plural == "namespaces";
     if namespace && PROTECTED_NAMESPACES.contains(&name) {
-        return Err(StatusError::forbidden(
-            info,
-            name,
-            "this namespace may not be deleted",
-        ));
+        return Err(StatusError::forbidden(info, name, "this namespace may not be deleted"));
     }
     Ok(())
 }
@@ -167,11 +145,7 @@ fn check_preconditions(
         return Err(StatusError::uid_precondition(info, name, uid, meta::uid(object)));
     }
     let found = meta::resource_version(object);
-    if let Some(version) = options
-        .resource_version
-        .as_deref()
-        .filter(|version| *version != found)
-    {
+    if let Some(version) = options.resource_version.as_deref().filter(|version| *version != found) {
         return Err(StatusError::version_precondition(info, name, version, found));
     }
     Ok(())
@@ -182,10 +156,7 @@ fn mark(info: &ResourceInfo, old: &Value, options: &DeleteOptions, now: Timestam
     let mut object = old.clone();
     set_propagation(&mut object, options.propagation);
     let grace = builtin::grace_seconds(info, old, options.grace_period_seconds);
-    let before = old
-        .pointer("/metadata/deletionGracePeriodSeconds")
-        .and_then(Value::as_i64)
-        .unwrap_or(0);
+    let before = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
     if first || grace < before {
         let at = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
         let metadata = meta::metadata_mut(&mut object);

@@ -54,19 +54,12 @@ pub struct WatchEvent {
 impl WatchEvent {
     /// An event of its own.
     pub fn new(kind: EventType, object: Arc<Value>, version: u64) -> Self {
-        Self {
-            kind,
-            object,
-            version,
-            line: Arc::default(),
-        }
+        Self { kind, object, version, line: Arc::default() }
     }
 
     /// The event as one line of JSON with its line feed; encoded once for all watches.
     pub fn json_line(&self) -> Bytes {
-        self.line
-            .get_or_init(|| encode_line(self.kind, &self.object))
-            .clone()
+        self.line.get_or_init(|| encode_line(self.kind, &self.object)).clone()
     }
 }
 
@@ -101,15 +94,7 @@ impl Change {
         new: Option<Arc<Value>>,
         last: Option<Arc<Value>>,
     ) -> Self {
-        Self {
-            version,
-            second,
-            key,
-            old,
-            new,
-            last,
-            lines: Default::default(),
-        }
+        Self { version, second, key, old, new, last, lines: Default::default() }
     }
 
     /// What a watch that selects by `matches` sees of this write.
@@ -129,11 +114,9 @@ impl Change {
             (Some(_), Some(new)) => Some(event(EventType::Modified, new, modified)),
             (Some(old), None) => Some(match &self.last {
                 Some(last) => event(EventType::Deleted, last, deleted),
-                None => WatchEvent::new(
-                    EventType::Deleted,
-                    Arc::new(at_version(old, self.version)),
-                    self.version,
-                ),
+                None => {
+                    WatchEvent::new(EventType::Deleted, Arc::new(at_version(old, self.version)), self.version)
+                }
             }),
         }
     }
@@ -156,10 +139,7 @@ pub(crate) struct History {
 
 impl History {
     pub(crate) fn new(complete_after: u64) -> Self {
-        Self {
-            changes: VecDeque::new(),
-            complete_after,
-        }
+        Self { changes: VecDeque::new(), complete_after }
     }
 
     /// The oldest version from which a watch can start.

@@ -46,11 +46,7 @@ impl Continue {
         };
         let version = parts.next()?.parse().ok()?;
         let after = Key::new(parts.next()?, parts.next()?);
-        (!after.name.is_empty()).then_some(Self {
-            version,
-            after,
-            inconsistent,
-        })
+        (!after.name.is_empty()).then_some(Self { version, after, inconsistent })
     }
 }
 
@@ -76,21 +72,11 @@ fn check_match(request: &ListRequest, version: Option<u64>) -> Result<(), Status
         let why = "sendInitialEvents is forbidden for list";
         return Err(options_error(FieldError::forbidden("sendInitialEvents", why)));
     }
-    let Some(wanted) = request
-        .resource_version_match
-        .as_deref()
-        .filter(|text| !text.is_empty())
-    else {
+    let Some(wanted) = request.resource_version_match.as_deref().filter(|text| !text.is_empty()) else {
         return Ok(());
     };
-    let supplied = request
-        .resource_version
-        .as_deref()
-        .is_some_and(|text| !text.is_empty());
-    let continued = request
-        .continue_token
-        .as_deref()
-        .is_some_and(|token| !token.is_empty());
+    let supplied = request.resource_version.as_deref().is_some_and(|text| !text.is_empty());
+    let continued = request.continue_token.as_deref().is_some_and(|token| !token.is_empty());
     if continued {
         let why = "resourceVersionMatch is forbidden when continue is provided";
         return Err(options_error(FieldError::forbidden(MATCH, why)));
@@ -108,11 +94,7 @@ fn check_match(request: &ListRequest, version: Option<u64>) -> Result<(), Status
         "Exact" => Ok(()),
         other => {
             let supported = ["Exact", "NotOlderThan"];
-            Err(options_error(FieldError::not_supported(
-                MATCH,
-                &Value::from(other),
-                supported,
-            )))
+            Err(options_error(FieldError::not_supported(MATCH, &Value::from(other), supported)))
         }
     }
 }
@@ -135,10 +117,7 @@ impl Store {
         request.fields.validate(info)?;
         let version = parse_version(request.resource_version.as_deref())?;
         check_match(request, version)?;
-        let token = request
-            .continue_token
-            .as_deref()
-            .filter(|token| !token.is_empty());
+        let token = request.continue_token.as_deref().filter(|token| !token.is_empty());
         if let Some(token) = token {
             if version.is_some_and(|version| version > 0) {
                 let why = "specifying resource version is not allowed when using continue";
@@ -152,11 +131,7 @@ impl Store {
             return Err(StatusError::version_in_future(version, self.resource_version()));
         }
         let exact = request.resource_version_match.as_deref() == Some("Exact")
-            || request
-                .resource_version_match
-                .as_deref()
-                .is_none_or(str::is_empty)
-                && request.limit > 0;
+            || request.resource_version_match.as_deref().is_none_or(str::is_empty) && request.limit > 0;
         let snapshot = match version {
             Some(version) if version > 0 && exact => Snapshot::Exact(version),
             _ => Snapshot::Newest,
@@ -171,11 +146,7 @@ impl Store {
         request: &ListRequest,
         token: &Continue,
     ) -> Result<ListResult, StatusError> {
-        let snapshot = if token.inconsistent {
-            Snapshot::Newest
-        } else {
-            Snapshot::Exact(token.version)
-        };
+        let snapshot = if token.inconsistent { Snapshot::Newest } else { Snapshot::Exact(token.version) };
         self.page(info, request, snapshot, Some(&token.after), request.limit).map_err(|error| {
             if error.code != 410 {
                 return error;
@@ -223,10 +194,7 @@ impl Store {
             .filter(|(key, _)| after.is_none_or(|after| *key > after))
             .map(|(key, entry)| (key, Self::present(info, &entry)))
             .filter(|(_, object)| selects(&request.labels, &request.fields, object));
-        let limit = usize::try_from(limit)
-            .ok()
-            .filter(|limit| *limit > 0)
-            .unwrap_or(usize::MAX);
+        let limit = usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         let mut last = None;
         let mut rest = 0;
         let countable = request.labels.is_empty() && request.fields.is_empty();
@@ -242,14 +210,8 @@ impl Store {
             }
         }
         if let (Some(after), true) = (last, rest > 0) {
-            page.continue_token = Some(
-                Continue {
-                    version,
-                    after: after.clone(),
-                    inconsistent: false,
-                }
-                .encode(),
-            );
+            page.continue_token =
+                Some(Continue { version, after: after.clone(), inconsistent: false }.encode());
             page.remaining = countable.then_some(rest);
         }
         Ok(page)
@@ -274,10 +236,8 @@ impl Store {
             }
             return Box::new(table.range(namespace).map(|(key, entry)| (&**key, entry.clone())));
         }
-        let mut state: BTreeMap<&Key, Entry> = table
-            .range(namespace)
-            .map(|(key, entry)| (&**key, entry.clone()))
-            .collect();
+        let mut state: BTreeMap<&Key, Entry> =
+            table.range(namespace).map(|(key, entry)| (&**key, entry.clone())).collect();
         for (key, object) in then {
             match object {
                 Some(object) if namespace.is_none_or(|namespace| key.namespace == namespace) => {

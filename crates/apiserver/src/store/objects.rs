@@ -24,10 +24,7 @@ pub(crate) struct Key {
 
 impl Key {
     pub(crate) fn new(namespace: &str, name: &str) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
     pub(crate) fn of(object: &Value) -> Self {
@@ -44,10 +41,7 @@ pub(crate) struct ObjectKey {
 
 impl ObjectKey {
     pub(crate) fn new(resource: GroupResource, namespace: &str, name: &str) -> Self {
-        Self {
-            resource,
-            key: Arc::new(Key::new(namespace, name)),
-        }
+        Self { resource, key: Arc::new(Key::new(namespace, name)) }
     }
 }
 
@@ -62,11 +56,7 @@ impl Entry {
     /// An entry for an object that isn't in a table any more.
     pub(crate) fn of(object: &Arc<Value>) -> Self {
         let version = meta::resource_version(object).parse().unwrap_or(0);
-        Self {
-            object: Arc::clone(object),
-            version,
-            bytes: 0,
-        }
+        Self { object: Arc::clone(object), version, bytes: 0 }
     }
 }
 
@@ -137,10 +127,8 @@ impl Store {
     ///
     /// The first version follows the clock, so that a restarted server starts above its old versions.
     pub fn new(options: StoreOptions, ctx: &mut Context<'_>) -> Self {
-        let first_version = u64::try_from(ctx.now.as_millisecond().max(0))
-            .unwrap_or(0)
-            .saturating_mul(10)
-            .max(1);
+        let first_version =
+            u64::try_from(ctx.now.as_millisecond().max(0)).unwrap_or(0).saturating_mul(10).max(1);
         let mut store = Self {
             limits: options.limits.clone(),
             registry: Registry::new(builtin::resources()),
@@ -184,8 +172,7 @@ impl Store {
 
     /// The oldest version from which changes of a resource are known.
     pub(crate) fn oldest_version(&self, info: &ResourceInfo) -> u64 {
-        self.table(info)
-            .map_or(self.first_version, |table| table.history.oldest())
+        self.table(info).map_or(self.first_version, |table| table.history.oldest())
     }
 
     pub(crate) fn entry(&self, resource: &GroupResource, namespace: &str, name: &str) -> Option<&Entry> {
@@ -199,8 +186,7 @@ impl Store {
         namespace: &str,
         name: &str,
     ) -> Option<&Arc<Value>> {
-        self.entry(&GroupResource::new(group, plural), namespace, name)
-            .map(|entry| &entry.object)
+        self.entry(&GroupResource::new(group, plural), namespace, name).map(|entry| &entry.object)
     }
 
     pub(crate) fn find(&self, target: &Target) -> Result<&Entry, StatusError> {
@@ -235,11 +221,7 @@ impl Store {
         let full =
             is_new && self.objects >= self.limits.objects || self.bytes + bytes > self.limits.total_bytes;
         if full {
-            return Err(StatusError::new(
-                500,
-                "",
-                "etcdserver: mvcc: database space exceeded",
-            ));
+            return Err(StatusError::new(500, "", "etcdserver: mvcc: database space exceeded"));
         }
         Ok(())
     }
@@ -260,11 +242,7 @@ impl Store {
             object
         });
         let key = Arc::new(Key::of(&object));
-        let entry = Entry {
-            object: Arc::clone(&object),
-            version,
-            bytes: encoded_length(&object),
-        };
+        let entry = Entry { object: Arc::clone(&object), version, bytes: encoded_length(&object) };
         self.bytes += entry.bytes;
         let table = Self::table_mut(&mut self.tables, resource, self.first_version);
         let old = table.objects.insert(Arc::clone(&key), entry);
@@ -280,14 +258,7 @@ impl Store {
             None,
         );
         table.history.push(change, &self.limits);
-        self.collector.observe(
-            &ObjectKey {
-                resource: resource.clone(),
-                key,
-            },
-            old.as_deref(),
-            Some(&object),
-        );
+        self.collector.observe(&ObjectKey { resource: resource.clone(), key }, old.as_deref(), Some(&object));
         object
     }
 
@@ -305,24 +276,11 @@ impl Store {
         self.bytes -= entry.bytes;
         let last = Arc::new(at_version(&entry.object, self.version));
         let old = Some(Arc::clone(&entry.object));
-        let change = Change::new(
-            self.version,
-            now.as_second(),
-            Arc::clone(&key),
-            old,
-            None,
-            Some(Arc::clone(&last)),
-        );
+        let change =
+            Change::new(self.version, now.as_second(), Arc::clone(&key), old, None, Some(Arc::clone(&last)));
         table.history.push(change, &self.limits);
         self.service_addresses.release(resource, &last);
-        self.collector.observe(
-            &ObjectKey {
-                resource: resource.clone(),
-                key,
-            },
-            Some(&last),
-            None,
-        );
+        self.collector.observe(&ObjectKey { resource: resource.clone(), key }, Some(&last), None);
         Some(last)
     }
 
@@ -331,10 +289,9 @@ impl Store {
         resource: &GroupResource,
         complete_after: u64,
     ) -> &'a mut Table {
-        tables.entry(resource.clone()).or_insert_with(|| Table {
-            objects: BTreeMap::new(),
-            history: History::new(complete_after),
-        })
+        tables
+            .entry(resource.clone())
+            .or_insert_with(|| Table { objects: BTreeMap::new(), history: History::new(complete_after) })
     }
 }
 

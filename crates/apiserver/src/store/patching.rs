@@ -23,10 +23,7 @@ impl Store {
         options: &WriteOptions,
     ) -> Result<Written, StatusError> {
         let info = &target.resource;
-        let Body {
-            value: patch,
-            duplicates,
-        } = body.into();
+        let Body { value: patch, duplicates } = body.into();
         let accepted: &[&str] = if info.builtin {
             &[
                 "application/json-patch+json",
@@ -50,31 +47,18 @@ impl Store {
         let patched = match patch_type {
             PatchType::Json => patch::apply_json(&base, &patch, self.limits.json_patch_operations)?,
             PatchType::Merge => patch::apply_merge(&base, &patch)?,
-            PatchType::Strategic | PatchType::Apply => {
-                patch::apply_strategic(info, subresource, &base, &patch)?
-            }
+            PatchType::Strategic | PatchType::Apply => patch::apply_strategic(info, &base, &patch)?,
         };
         if subresource == Subresource::Scale {
             return self.update_scale(ctx, target, &patched, options);
         }
-        let decoded = decode(
-            info,
-            Body {
-                value: patched,
-                duplicates,
-            },
-            options.field_validation,
-        );
+        let decoded = decode(info, Body { value: patched, duplicates }, options.field_validation);
         let Decoded { mut value, warnings } =
             decoded.map_err(|error| strict_error_of_patch(options.field_validation, &patch, error))?;
         check_name(target, &mut value)?;
         settle_namespace(info, target.namespace.as_deref(), &mut value)?;
         let object = self.replace(ctx, target, subresource, &old, value, options)?;
-        Ok(Written {
-            object,
-            warnings,
-            created: false,
-        })
+        Ok(Written { object, warnings, created: false })
     }
 }
 

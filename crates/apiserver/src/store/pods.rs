@@ -20,26 +20,16 @@ impl Store {
         binding: &Value,
         options: &WriteOptions,
     ) -> Result<Value, StatusError> {
-        let node = binding
-            .pointer("/target/name")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
+        let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default().to_owned();
         if node.is_empty() {
             return Err(StatusError::bad_request("target.name is required"));
         }
         let pod = Self::present(&target.resource, self.find(target)?);
         if meta::is_deleting(&pod) {
-            let why = format!(
-                "pod {} is being deleted, cannot be assigned to a host",
-                target.name
-            );
+            let why = format!("pod {} is being deleted, cannot be assigned to a host", target.name);
             return Err(StatusError::conflict(&target.resource, &target.name, &why));
         }
-        let bound = pod
-            .pointer("/spec/nodeName")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let bound = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
         if !bound.is_empty() {
             let why = format!("pod {} is already assigned to node {bound:?}", target.name);
             return Err(StatusError::conflict(&target.resource, &target.name, &why));
@@ -66,10 +56,7 @@ impl Store {
         let pod = Arc::clone(&self.find(target)?.object);
         let mut delete = DeleteOptions::from_json(eviction.get("deleteOptions").unwrap_or(&Value::Null))?;
         delete.dry_run |= options.dry_run;
-        let phase = pod
-            .pointer("/status/phase")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
         let terminal =
             phase == "Succeeded" || phase == "Failed" || phase == "Pending" || meta::is_deleting(&pod);
         if !terminal {
@@ -96,26 +83,15 @@ impl Store {
             .range(Some(meta::namespace(pod)))
             .map(|(_, entry)| Arc::clone(&entry.object))
             .find(|budget| {
-                let selector = budget
-                    .pointer("/spec/selector")
-                    .and_then(LabelSelector::from_object);
+                let selector = budget.pointer("/spec/selector").and_then(LabelSelector::from_object);
                 selector.is_some_and(|selector| selector.matches(pod))
             });
         let Some(budget) = covering else { return Ok(()) };
-        let allowed = budget
-            .pointer("/status/disruptionsAllowed")
-            .and_then(Value::as_i64)
-            .unwrap_or(0);
+        let allowed = budget.pointer("/status/disruptionsAllowed").and_then(Value::as_i64).unwrap_or(0);
         if allowed <= 0 {
             let name = meta::name(&budget);
-            let needed = budget
-                .pointer("/status/desiredHealthy")
-                .and_then(Value::as_i64)
-                .unwrap_or(0);
-            let healthy = budget
-                .pointer("/status/currentHealthy")
-                .and_then(Value::as_i64)
-                .unwrap_or(0);
+            let needed = budget.pointer("/status/desiredHealthy").and_then(Value::as_i64).unwrap_or(0);
+            let healthy = budget.pointer("/status/currentHealthy").and_then(Value::as_i64).unwrap_or(0);
             let cause = format!(
                 "The disruption budget {name} needs {needed} healthy pods and has {healthy} currently"
             );

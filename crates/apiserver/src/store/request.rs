@@ -57,10 +57,7 @@ pub struct Body {
 
 impl From<Value> for Body {
     fn from(value: Value) -> Self {
-        Self {
-            value,
-            duplicates: Vec::new(),
-        }
+        Self { value, duplicates: Vec::new() }
     }
 }
 
@@ -153,24 +150,15 @@ pub struct DeleteOutcome {
 impl DeleteOutcome {
     /// The answer to the client: the object, or for most kinds that are gone at once a `Status`.
     pub fn response(&self, info: &ResourceInfo) -> Value {
-        let answers_object = [
-            "pods",
-            "serviceaccounts",
-            "persistentvolumes",
-            "persistentvolumeclaims",
-        ];
+        let answers_object = ["pods", "serviceaccounts", "persistentvolumes", "persistentvolumeclaims"];
         let core = info.builtin && info.gvk.group.is_empty();
         if !self.gone || core && answers_object.contains(&info.plural.as_str()) {
             return (*self.object).clone();
         }
         let mut details = Map::new();
         let metadata = self.object.get("metadata");
-        let text = |key: &str| {
-            metadata
-                .and_then(|map| map.get(key))
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        };
+        let text =
+            |key: &str| metadata.and_then(|map| map.get(key)).and_then(Value::as_str).unwrap_or_default();
         for (key, text) in [
             ("name", text("name")),
             ("group", info.gvk.group.as_str()),

@@ -16,9 +16,7 @@ fn steps(path: &str) -> impl Iterator<Item = &str> {
 }
 
 fn read<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
-    steps(path)
-        .try_fold(object, |node, step| node.get(step))
-        .filter(|value| !value.is_null())
+    steps(path).try_fold(object, |node, step| node.get(step)).filter(|value| !value.is_null())
 }
 
 fn write(object: &mut Value, path: &str, value: Value) {
@@ -42,11 +40,7 @@ fn selector_text(value: &Value) -> Option<String> {
 
 impl Store {
     fn scale_paths(target: &Target) -> Result<&ScalePaths, StatusError> {
-        target
-            .resource
-            .scale
-            .as_ref()
-            .ok_or_else(StatusError::page_not_found)
+        target.resource.scale.as_ref().ok_or_else(StatusError::page_not_found)
     }
 
     /// The `Scale` of an object.
@@ -55,11 +49,7 @@ impl Store {
         let count = |path: &str| read(object, path).and_then(Value::as_i64).unwrap_or(0);
         let mut status = Map::new();
         status.insert("replicas".to_owned(), Value::from(count(&paths.status_replicas)));
-        let selector = paths
-            .selector
-            .as_deref()
-            .and_then(|path| read(object, path))
-            .and_then(selector_text);
+        let selector = paths.selector.as_deref().and_then(|path| read(object, path)).and_then(selector_text);
         if let Some(selector) = selector {
             status.insert("selector".to_owned(), Value::from(selector));
         }
@@ -90,17 +80,10 @@ impl Store {
         let paths = Self::scale_paths(target)?.clone();
         let old = Self::present(&target.resource, self.find(target)?);
         let replicas = scale.pointer("/spec/replicas").cloned().unwrap_or(Value::from(0));
-        let valid = replicas
-            .as_i64()
-            .is_some_and(|count| (0..=i64::from(i32::MAX)).contains(&count));
+        let valid = replicas.as_i64().is_some_and(|count| (0..=i64::from(i32::MAX)).contains(&count));
         if !valid {
             let error = FieldError::invalid("spec.replicas", &replicas, "must be greater than or equal to 0");
-            return Err(StatusError::invalid_kind(
-                "autoscaling",
-                "Scale",
-                &target.name,
-                &[error],
-            ));
+            return Err(StatusError::invalid_kind("autoscaling", "Scale", &target.name, &[error]));
         }
         let mut new = (*old).clone();
         write(&mut new, &paths.spec_replicas, replicas);
@@ -113,10 +96,6 @@ impl Store {
         }
         let object = self.replace(ctx, target, Subresource::Scale, &old, new, options)?;
         let scale = self.scale_of(target, &object)?;
-        Ok(Written {
-            object: Arc::new(scale),
-            warnings: Vec::new(),
-            created: false,
-        })
+        Ok(Written { object: Arc::new(scale), warnings: Vec::new(), created: false })
     }
 }

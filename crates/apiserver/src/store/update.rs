@@ -47,11 +47,7 @@ impl Store {
             return Err(StatusError::invalid(info, &target.name, &[error]));
         }
         let object = self.replace(ctx, target, subresource, &old, value, options)?;
-        Ok(Written {
-            object,
-            warnings,
-            created: false,
-        })
+        Ok(Written { object, warnings, created: false })
     }
 
     /// Stores `new` in place of `old`; both in the version of the request, `new` decoded and defaulted.
@@ -69,7 +65,7 @@ impl Store {
         restrict(info, subresource, old, &mut new);
         keep_system_fields(info, old, &mut new);
         if info.builtin {
-            builtin::prepare_update(info, subresource, old, &mut new, ctx.now);
+            builtin::prepare_update(info, subresource, old, &mut new);
         }
         check_finalizers(info, old, &new)?;
         if info.has_generation && subresource != Subresource::Status && content_changed(info, old, &new) {
@@ -81,8 +77,7 @@ impl Store {
         }
         self.validate(info, &new, Some(old))?;
         self.check_room(&new, false)?;
-        self.service_addresses
-            .allocate(info, &mut new, Some(old), options.dry_run)?;
+        self.service_addresses.allocate(info, &mut new, Some(old), options.dry_run)?;
         if options.dry_run {
             return Ok(Arc::new(new));
         }
@@ -100,16 +95,10 @@ pub(crate) fn may_go(info: &ResourceInfo, object: &Value) -> bool {
     if !meta::is_deleting(object) || meta::finalizers(object).next().is_some() {
         return false;
     }
-    let grace = object
-        .pointer("/metadata/deletionGracePeriodSeconds")
-        .and_then(Value::as_i64)
-        .unwrap_or(0);
+    let grace = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
     let namespace = info.builtin && info.plural == "namespaces" && info.gvk.group.is_empty();
     let held = namespace
-        && object
-            .pointer("/spec/finalizers")
-            .and_then(Value::as_array)
-            .is_some_and(|list| !list.is_empty());
+        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
     grace == 0 && !held
 }
 
@@ -191,11 +180,7 @@ fn keep_system_fields(info: &ResourceInfo, old: &Value, new: &mut Value) {
     ];
     let metadata = meta::metadata_mut(new);
     for key in KEPT {
-        set_or_remove(
-            metadata,
-            key,
-            meta::metadata(old).and_then(|old| old.get(key)).cloned(),
-        );
+        set_or_remove(metadata, key, meta::metadata(old).and_then(|old| old.get(key)).cloned());
     }
     metadata.remove("managedFields");
     metadata.remove("selfLink");
@@ -209,9 +194,7 @@ fn check_finalizers(info: &ResourceInfo, old: &Value, new: &Value) -> Result<(),
         return Ok(());
     }
     let before: Vec<&str> = meta::finalizers(old).collect();
-    let added: Vec<&str> = meta::finalizers(new)
-        .filter(|finalizer| !before.contains(finalizer))
-        .collect();
+    let added: Vec<&str> = meta::finalizers(new).filter(|finalizer| !before.contains(finalizer)).collect();
     if added.is_empty() {
         return Ok(());
     }
@@ -219,11 +202,7 @@ fn check_finalizers(info: &ResourceInfo, old: &Value, new: &Value) -> Result<(),
         "no new finalizers can be added if the object is being deleted, found new finalizers {}",
         Value::from(added)
     );
-    Err(StatusError::invalid(
-        info,
-        meta::name(old),
-        &[FieldError::forbidden("metadata.finalizers", detail)],
-    ))
+    Err(StatusError::invalid(info, meta::name(old), &[FieldError::forbidden("metadata.finalizers", detail)]))
 }
 
 /// Whether anything but metadata and, where it is a subresource, status differs.

@@ -16,10 +16,7 @@ use crate::store::{ListRequest, WatchBatch, WatchCursor, WatchRequest, WatchStar
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 fn check_options(request: &WatchRequest) -> Result<(), StatusError> {
-    let matched = request
-        .resource_version_match
-        .as_deref()
-        .filter(|text| !text.is_empty());
+    let matched = request.resource_version_match.as_deref().filter(|text| !text.is_empty());
     match (request.send_initial_events, matched) {
         (None, None) | (Some(_), Some("NotOlderThan")) => Ok(()),
         (None, Some(_)) => {
@@ -59,10 +56,7 @@ impl Store {
         let streaming = request.send_initial_events == Some(true);
         if streaming && from > now {
             let event = error_event(&StatusError::version_in_future(from, now), now);
-            return Ok(WatchStart {
-                events: vec![event],
-                cursor: None,
-            });
+            return Ok(WatchStart { events: vec![event], cursor: None });
         }
         let with_state = streaming || from == 0 && request.send_initial_events.is_none();
         let start = if with_state || from == 0 { now } else { from };
@@ -76,10 +70,7 @@ impl Store {
         let oldest = self.oldest_version(info);
         if start < oldest {
             let event = error_event(&StatusError::too_old(start, oldest), now);
-            return Ok(WatchStart {
-                events: vec![event],
-                cursor: None,
-            });
+            return Ok(WatchStart { events: vec![event], cursor: None });
         }
         let mut events = Vec::new();
         if with_state {
@@ -89,10 +80,7 @@ impl Store {
             }
         }
         cursor.version = start;
-        Ok(WatchStart {
-            events,
-            cursor: Some(cursor),
-        })
+        Ok(WatchStart { events, cursor: Some(cursor) })
     }
 
     fn initial_events(
@@ -122,10 +110,7 @@ impl Store {
     /// Fails with 410 if the history doesn't reach back to the cursor, and with 404 when the resource is gone and
     /// all its events were delivered: the stream ends then.
     pub fn events_since(&self, cursor: &mut WatchCursor, limit: usize) -> Result<WatchBatch, StatusError> {
-        let mut batch = WatchBatch {
-            events: Vec::new(),
-            more: false,
-        };
+        let mut batch = WatchBatch { events: Vec::new(), more: false };
         let info = Arc::clone(&cursor.resource);
         let now = self.resource_version();
         if let Some(table) = self.table(&info) {
@@ -139,16 +124,9 @@ impl Store {
                     batch.more = true;
                     return Ok(batch);
                 }
-                let here = cursor
-                    .namespace
-                    .as_ref()
-                    .is_none_or(|namespace| change.key.namespace == *namespace);
-                if here
-                    && cursor
-                        .fields
-                        .exact_name()
-                        .is_none_or(|name| name == change.key.name)
-                {
+                let here =
+                    cursor.namespace.as_ref().is_none_or(|namespace| change.key.namespace == *namespace);
+                if here && cursor.fields.exact_name().is_none_or(|name| name == change.key.name) {
                     let seen = change.seen_by(|object| selects(&cursor.labels, &cursor.fields, object));
                     batch.events.extend(seen.map(|event| in_version(&info, event)));
                 }
@@ -157,10 +135,7 @@ impl Store {
         }
         cursor.version = cursor.version.max(now);
         if batch.events.is_empty()
-            && self
-                .registry
-                .get(&info.gvk.group, &info.gvk.version, &info.plural)
-                .is_none()
+            && self.registry.get(&info.gvk.group, &info.gvk.version, &info.plural).is_none()
         {
             return Err(StatusError::page_not_found());
         }
