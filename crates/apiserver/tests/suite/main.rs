@@ -1,0 +1,15 @@
+//! The server as its clients see it: real TLS on loopback, plain requests, kube-rs and kubectl.
+
+mod harness;
+
+mod auth;
+mod discovery;
+mod kube_rs;
+mod kubectl;
+mod limits;
+mod outage;
+mod reads;
+mod streams;
+mod tables;
+mod watches;
+mod writes;

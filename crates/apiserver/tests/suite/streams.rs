@@ -1,0 +1,206 @@
+//! Logs and exec.
+
+use apiserver::streams::{ExecRequest, ExecStreams, LogRequest, LogStream, PodStreams, StreamError};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::harness::Cluster;
+
+/// Pods whose commands are played: `cat`, `echo TEXT`, `warn TEXT`, `exit N`, `size`, `flood N`, `missing`.
+pub(crate) struct EchoPods;
+
+impl PodStreams for EchoPods {
+    fn exec(
+        &self,
+        request: ExecRequest,
+        streams: ExecStreams,
+    ) -> BoxFuture<'static, Result<i32, StreamError>> {
+        Box::pin(async move {
+            let ExecStreams { stdin, stdout, stderr, mut resize } = streams;
+            let words: Vec<&str> = request.command.iter().map(String::as_str).collect();
+            match words.as_slice() {
+                ["cat"] => {
+                    let (mut from, mut to) = (stdin.expect("stdin"), stdout.expect("stdout"));
+                    tokio::io::copy(&mut from, &mut to).await.expect("copied");
+                }
+                ["echo", text] => stdout.expect("stdout").write_all(text.as_bytes()).await.expect("written"),
+                ["warn", text] => stderr.expect("stderr").write_all(text.as_bytes()).await.expect("written"),
+                ["exit", code] => return Ok(code.parse().expect("a number")),
+                ["size"] => {
+                    let size = resize.recv().await.expect("a size");
+                    let text = format!("{}x{}", size.width, size.height);
+                    stdout.expect("stdout").write_all(text.as_bytes()).await.expect("written");
+                }
+                ["flood", count] => {
+                    let bytes = vec![b'x'; count.parse().expect("a number")];
+                    stdout.expect("stdout").write_all(&bytes).await.expect("written");
+                }
+                other => return Err(StreamError::Internal(format!("no such program: {other:?}"))),
+            }
+            Ok(0)
+        })
+    }
+
+    fn logs(&self, request: LogRequest) -> BoxFuture<'static, Result<LogStream, StreamError>> {
+        Box::pin(async move {
+            let mut lines: Vec<String> =
+                (1..=3).map(|line| format!("{} line {line}\n", request.container)).collect();
+            if let Some(tail) = request.tail_lines {
+                let skip = lines.len().saturating_sub(usize::try_from(tail).expect("small"));
+                lines.drain(..skip);
+            }
+            if request.previous {
+                return Err(StreamError::BadRequest("previous terminated container not found".to_owned()));
+            }
+            let now = futures::stream::iter(lines).map(|line| Ok(Bytes::from(line)));
+            if request.follow { Ok(now.chain(futures::stream::pending()).boxed()) } else { Ok(now.boxed()) }
+        })
+    }
+}
+
+const LOG: &str = "/api/v1/namespaces/default/pods/p/log";
+
+#[tokio::test]
+async fn a_log_is_plain_text() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client();
+    cluster.running_pod("p", &["a"]).await;
+    let reply = client.get_as(LOG, "application/json, */*").await;
+    assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, "text/plain"));
+    assert_eq!(reply.text(), "a line 1\na line 2\na line 3\n");
+    assert_eq!(client.get(&format!("{LOG}?tailLines=1")).await.text(), "a line 3\n");
+    assert_eq!(client.get(&format!("{LOG}?limitBytes=12")).await.text(), "a line 1\na l");
+    let status = client.get(&format!("{LOG}?previous=true")).await.expect_failure(400, "BadRequest");
+    assert_eq!(status["message"], "previous terminated container not found");
+    client.get(&format!("{LOG}?tailLines=-1")).await.expect_failure(422, "Invalid");
+}
+
+#[tokio::test]
+async fn a_log_of_a_wrong_container_says_what_is_wrong() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client();
+    cluster.running_pod("p", &["a", "b"]).await;
+    let message = async |query: &str| {
+        client.get(&format!("{LOG}{query}")).await.expect_failure(400, "BadRequest")["message"].clone()
+    };
+    assert_eq!(message("").await, "a container name must be specified for pod p, choose one of: [a b]");
+    assert_eq!(message("?container=c").await, "container c is not valid for pod p");
+    assert_eq!(client.get(&format!("{LOG}?container=b&tailLines=1")).await.text(), "b line 3\n");
+    let pod = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "q" },
+        "spec": { "containers": [{ "name": "a", "image": "a:1" }] },
+    });
+    client.post("/api/v1/namespaces/default/pods", &pod).await.expect_code(201);
+    let reply = client.get("/api/v1/namespaces/default/pods/q/log").await.expect_failure(400, "BadRequest");
+    assert_eq!(reply["message"], "container \"a\" in pod \"q\" is waiting to start: ContainerCreating");
+    client.get("/api/v1/namespaces/default/pods/none/log").await.expect_failure(404, "NotFound");
+}
+
+#[tokio::test]
+async fn exec_without_upgrade_and_port_forward_are_refused_with_a_status() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client();
+    cluster.running_pod("p", &["a"]).await;
+    let pod = "/api/v1/namespaces/default/pods/p";
+    client.get(&format!("{pod}/exec?command=ls&stdout=true")).await.expect_failure(400, "BadRequest");
+    client.get(&format!("{pod}/exec?command=ls")).await.expect_failure(400, "BadRequest");
+    client.get(&format!("{pod}/exec?stdout=true")).await.expect_failure(400, "BadRequest");
+    client.get(&format!("{pod}/portforward?ports=80")).await.expect_failure(400, "BadRequest");
+}
+
+mod by_kube_rs {
+    use super::*;
+    use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+    use kube::Api;
+    use kube::api::{AttachParams, AttachedProcess, TerminalSize};
+
+    async fn exec(cluster: &Cluster, command: &[&str], params: AttachParams) -> AttachedProcess {
+        let client = crate::kube_rs::client(cluster).await;
+        let pods: Api<Pod> = Api::namespaced(client, "default");
+        pods.exec("p", command.iter().copied(), &params).await.expect("the command starts")
+    }
+
+    async fn stdout(process: &mut AttachedProcess) -> String {
+        let mut text = String::new();
+        process.stdout().expect("stdout").read_to_string(&mut text).await.expect("output");
+        text
+    }
+
+    async fn status(mut process: AttachedProcess) -> Status {
+        let status = process.take_status().expect("a status").await.expect("a status");
+        process.join().await.expect("a clean end");
+        status
+    }
+
+    #[tokio::test]
+    async fn output_and_exit_code_arrive() {
+        let cluster = Cluster::start().await;
+        cluster.running_pod("p", &["a"]).await;
+        let mut process = exec(&cluster, &["echo", "hello"], AttachParams::default()).await;
+        assert_eq!(stdout(&mut process).await, "hello");
+        assert_eq!(status(process).await.status.as_deref(), Some("Success"));
+        let failed = status(exec(&cluster, &["exit", "3"], AttachParams::default()).await).await;
+        assert_eq!(failed.reason.as_deref(), Some("NonZeroExitCode"));
+        let causes = failed.details.expect("details").causes.expect("causes");
+        assert_eq!(causes[0].message.as_deref(), Some("3"));
+        let missing = status(exec(&cluster, &["missing"], AttachParams::default()).await).await;
+        assert_eq!(missing.reason.as_deref(), Some("InternalError"));
+    }
+
+    #[tokio::test]
+    async fn input_is_passed_on_until_it_is_closed() {
+        const BYTES: usize = 300_000;
+        let cluster = Cluster::start().await;
+        cluster.running_pod("p", &["a"]).await;
+        let mut process = exec(&cluster, &["cat"], AttachParams::default().stdin(true)).await;
+        let mut stdin = process.stdin().expect("stdin");
+        let writer = tokio::spawn(async move {
+            stdin.write_all(&vec![b'y'; BYTES]).await.expect("written");
+            stdin.shutdown().await.expect("closed");
+        });
+        assert_eq!(stdout(&mut process).await.len(), BYTES);
+        writer.await.expect("the writer");
+        assert_eq!(status(process).await.status.as_deref(), Some("Success"));
+    }
+
+    #[tokio::test]
+    async fn much_output_arrives_whole_although_the_command_is_over() {
+        let cluster = Cluster::start().await;
+        cluster.running_pod("p", &["a"]).await;
+        let mut process = exec(&cluster, &["flood", "1000000"], AttachParams::default()).await;
+        assert_eq!(stdout(&mut process).await.len(), 1_000_000);
+    }
+
+    #[tokio::test]
+    async fn errors_have_their_own_channel() {
+        let cluster = Cluster::start().await;
+        cluster.running_pod("p", &["a"]).await;
+        let mut process = exec(&cluster, &["warn", "oh"], AttachParams::default()).await;
+        let mut text = String::new();
+        process.stderr().expect("stderr").read_to_string(&mut text).await.expect("output");
+        assert_eq!(text, "oh");
+    }
+
+    #[tokio::test]
+    async fn a_terminal_tells_its_size() {
+        let cluster = Cluster::start().await;
+        cluster.running_pod("p", &["a"]).await;
+        let params = AttachParams::default().stdin(true).stdout(true).stderr(false).tty(true);
+        let mut process = exec(&cluster, &["size"], params).await;
+        let mut size = process.terminal_size().expect("a terminal");
+        size.try_send(TerminalSize { width: 80, height: 24 }).expect("room for a size");
+        assert_eq!(stdout(&mut process).await, "80x24");
+    }
+
+    #[tokio::test]
+    async fn an_outage_cuts_a_running_command() {
+        let cluster = Cluster::start().await;
+        cluster.running_pod("p", &["a"]).await;
+        let mut process = exec(&cluster, &["cat"], AttachParams::default().stdin(true)).await;
+        cluster.server.pause();
+        assert_eq!(stdout(&mut process).await, "");
+    }
+}
