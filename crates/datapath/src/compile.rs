@@ -8,7 +8,7 @@
 //! input        -10  input           refusals
 //! output      -300  raw_output      outer datagrams
 //!             -300  reply_output    this host's own answers to EIPs
-//! postrouting   99  snat            connection mark -> EIP and port block
+//! postrouting   99  translate       connection mark -> EIP and port block
 //!              300  postrouting     EIP restored, marks cleared, guard
 //! ```
 //!

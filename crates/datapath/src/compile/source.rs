@@ -42,7 +42,7 @@ pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
         snat.rule("before others' masquerade: NAT is bound once per connection", [nfproto(), map]);
     }
     source.base(table, "source", ChainKind::Filter, Hook::Prerouting, -95);
-    snat.base(table, "snat", ChainKind::Nat, Hook::Postrouting, 99);
+    snat.base(table, "translate", ChainKind::Nat, Hook::Postrouting, 99);
 }
 
 fn source_chain(context: &Context<'_>, family: Family, table: &mut Table) {
