@@ -1,0 +1,129 @@
+//! What operators write, and what they are told.
+
+use super::*;
+
+fn parse(env: &[(&str, &str)], file: &str) -> Result<(Config, Vec<String>), ConfigError> {
+    let env: std::collections::BTreeMap<&str, &str> = env.iter().copied().collect();
+    Config::parse(|name| env.get(name).map(|value| (*value).to_owned()), Some(file))
+}
+
+#[track_caller]
+fn problems(env: &[(&str, &str)], file: &str) -> Vec<String> {
+    match parse(env, file) {
+        Err(ConfigError::Wrong(wrong)) => wrong,
+        other => panic!("accepted: {other:?}"),
+    }
+}
+
+#[test]
+fn nothing_given_means_the_charts_defaults() {
+    let (config, warnings) = parse(&[], "").unwrap();
+    assert_eq!(config.feature, Feature::default());
+    assert_eq!(config.health_bind, Some("[::]:8788".parse().unwrap()));
+    assert_eq!(config.metrics_bind, None);
+    assert!(config.leader_election);
+    assert_eq!(warnings, Vec::<String>::new());
+}
+
+#[test]
+fn the_charts_own_file_is_read() {
+    let (config, warnings) = parse(
+        &[
+            ("NODE_NAME", "a"),
+            ("METRICS_BIND_ADDRESS", ":5821"),
+            ("LOG_ENCODER", "console"),
+            ("POD_NAME", ""),
+        ],
+        r#"
+enableIPv4: true
+enableIPv6: false
+datapathMode: iptables
+tunnelIpv4Subnet: 192.200.0.1/16
+tunnelIpv6Subnet: fd11::/112
+tunnelDetectMethod: interface=eth1
+tunnelDetectCustomInterface:
+- nodeSelector: {zone: a}
+  interfaceName: eth2
+enableGatewayReplyRoute: false
+gatewayReplyRouteTable: 600
+gatewayReplyRouteMark: 39
+iptables:
+  backendMode: auto
+vxlan:
+  name: egress.vxlan
+  id: 100
+  port: 7789
+  disableChecksumOffload: false
+clusterCIDR:
+  autoDetect: {podCidrMode: auto, clusterIP: true, nodeIP: true}
+  extraCidr: []
+maxNumberEndpointPerSlice: 50
+mark: "0x27000000"
+announcedInterfacesToExclude: ["^cali.*"]
+gatewayFailover: {enable: false, tunnelMonitorPeriod: 5}
+"#,
+    )
+    .unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(config.node_name, "a");
+    assert_eq!(config.log.encoder, Some(LogEncoder::Console));
+    let feature = config.feature;
+    assert_eq!(feature.tunnel_subnet_v4, "192.200.0.0/16".parse().unwrap());
+    assert_eq!(feature.tunnel_interface.as_deref(), Some("eth1"));
+    assert_eq!(feature.tunnel_custom_interfaces[0].interface, "eth2");
+    assert_eq!((feature.max_endpoints_per_slice, feature.mark_base), (50, 0x2700_0000));
+    assert_eq!(feature.announce_exclude, ["^cali.*"]);
+}
+
+#[test]
+fn a_mark_without_quotes_is_the_same_mark() {
+    let (config, _) = parse(&[], "mark: 0x27000000").unwrap();
+    assert_eq!(config.feature.mark_base, 0x2700_0000);
+}
+
+#[test]
+fn unknown_keys_are_named() {
+    let (_, warnings) =
+        parse(&[], "enableIpv4: true\nvxlan: {id: 7, colour: red}\nnoGatewayAction: drop").unwrap();
+    assert_eq!(
+        warnings,
+        ["conf.yml: enableIpv4: unknown key, ignored", "conf.yml: vxlan.colour: unknown key, ignored"]
+    );
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let found = problems(
+        &[("LOG_LEVEL", "loud"), ("HEALTH_PROBE_BIND_ADDRESS", "localhost"), ("LEADER_ELECTION", "maybe")],
+        "enableIPv4: false
+tunnelIpv4Subnet: 172.31.0.0
+vxlan: {id: 0, port: 70000, name: a-name-that-is-too-long}
+mark: 0x26000001
+noGatewayAction: hope
+maxNumberEndpointPerSlice: 0
+tunnelDetectCustomInterface: [{nodeSelector: {a: b}}]",
+    );
+    for part in [
+        "LOG_LEVEL: `loud`",
+        "HEALTH_PROBE_BIND_ADDRESS: `localhost`",
+        "LEADER_ELECTION: `maybe`",
+        "enableIPv4: both families are off",
+        "tunnelIpv4Subnet: `172.31.0.0` is not an IPv4 CIDR",
+        "vxlan.id: `0` is not a number from 1 to 16777215",
+        "vxlan.port: `70000`",
+        "vxlan.name: is not the name",
+        "mark: is not a base",
+        "noGatewayAction: `hope` is not one of reject, drop, direct",
+        "maxNumberEndpointPerSlice: `0`",
+        "tunnelDetectCustomInterface[0]",
+    ] {
+        assert!(found.iter().any(|problem| problem.contains(part)), "{part} is missing in {found:#?}");
+    }
+    assert_eq!(found.len(), 12);
+}
+
+#[test]
+fn text_that_is_no_yaml_is_refused() {
+    assert!(problems(&[], "a: [").iter().any(|problem| problem.contains("not YAML")));
+    assert!(problems(&[], "- a").iter().any(|problem| problem.contains("not a list of settings")));
+}
