@@ -4,6 +4,7 @@ mod addresses;
 pub mod conditions;
 pub(crate) mod crd;
 mod defaults;
+pub(crate) mod events;
 mod kinds;
 mod lifecycle;
 mod pod_defaults;

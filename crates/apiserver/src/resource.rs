@@ -189,7 +189,8 @@ impl ResourceInfo {
 
     /// The key under which objects are stored.
     pub fn group_resource(&self) -> GroupResource {
-        GroupResource::new(&self.gvk.group, &self.plural)
+        crate::builtin::events::stored_resource(self)
+            .unwrap_or_else(|| GroupResource::new(&self.gvk.group, &self.plural))
     }
 
     /// `group/version` of this version.
@@ -209,7 +210,7 @@ impl ResourceInfo {
 
     /// Whether objects are stored in this version.
     pub fn is_storage_version(&self) -> bool {
-        self.gvk.version == self.storage_version
+        self.gvk.version == self.storage_version && !crate::builtin::events::is_converted(self)
     }
 }
 

@@ -8,6 +8,7 @@ mod compile;
 pub mod decode;
 mod defaulting;
 mod formats;
+mod place;
 mod pruning;
 mod structural;
 mod types;
@@ -26,8 +27,6 @@ pub use structural::structural_errors;
 #[derive(Clone, Debug)]
 pub struct Schema {
     root: Arc<Node>,
-    /// Whether it is of a built-in kind: nulls are dropped and types are judged as a decoder does.
-    builtin: bool,
 }
 
 /// JSON type of a value.
@@ -142,12 +141,12 @@ impl Schema {
     /// Compiles the schema of a version of a CRD.
     pub fn compile(schema: &Value) -> Result<Self, Vec<FieldError>> {
         let root = compile::compile(schema)?;
-        Ok(Self { root: Arc::new(root), builtin: false })
+        Ok(Self { root: Arc::new(root) })
     }
 
     /// Compiles the schema of a built-in kind out of definitions that refer to each other by `$ref`.
     pub fn compile_builtin(name: &str, definitions: &serde_json::Map<String, Value>) -> Option<Self> {
-        compile::compile_definition(name, definitions).map(|root| Self { root, builtin: true })
+        compile::compile_definition(name, definitions).map(|root| Self { root })
     }
 
     /// What has another type than the schema wants, in the words of a decoder; only the first.
@@ -158,7 +157,7 @@ impl Schema {
     /// Drops fields that the schema doesn't know, and nulls where none may be; the answer is the unknown paths.
     pub fn prune(&self, value: &mut Value) -> Vec<String> {
         let mut unknown = Vec::new();
-        pruning::prune_root(&self.root, value, self.builtin, &mut unknown);
+        pruning::prune_root(&self.root, value, &mut unknown);
         unknown
     }
 

@@ -69,6 +69,16 @@ const EVENT_FIELDS: &[&str] = &[
     "type",
 ];
 
+const NEW_EVENT_FIELDS: &[&str] = &[
+    "regarding.kind",
+    "regarding.namespace",
+    "regarding.name",
+    "regarding.uid",
+    "reason",
+    "reportingController",
+    "type",
+];
+
 const fn row(
     group: &'static str,
     version: &'static str,
@@ -92,6 +102,7 @@ const ROWS: &[Row] = &[
     row("", "v1", "Service", "services", &["svc"], true, &[Status, All], &["spec.clusterIP", "spec.type"]),
     row("", "v1", "Endpoints", "endpoints", &["ep"], true, &[], &[]),
     row("", "v1", "Event", "events", &["ev"], true, &[], EVENT_FIELDS),
+    row("events.k8s.io", "v1", "Event", "events", &["ev"], true, &[], NEW_EVENT_FIELDS),
     row("apps", "v1", "Deployment", "deployments", &["deploy"], true, &[Status, Generation, All, Scale], &[]),
     row(
         "apps",

@@ -2,15 +2,16 @@
 
 use serde_json::Value;
 
+use crate::schema::place::Place;
 use crate::schema::{Kind, Node};
 
 /// The first field whose JSON type doesn't fit, in the words of Go's decoder, which kubectl users know.
 pub(super) fn wrong_type(root: &Node, value: &Value) -> Option<String> {
     let root_kind = value.get("kind").and_then(Value::as_str).unwrap_or("Object");
-    find(root, value, root_kind)
+    find(root, value, &Place::Named(root_kind))
 }
 
-fn find(node: &Node, value: &Value, path: &str) -> Option<String> {
+fn find(node: &Node, value: &Value, path: &Place<'_>) -> Option<String> {
     if value.is_null() {
         return None;
     }
@@ -25,7 +26,7 @@ fn find(node: &Node, value: &Value, path: &str) -> Option<String> {
             };
             map.iter().find_map(|(key, value)| {
                 let child = node.properties.get(key).or(node.additional.as_ref())?;
-                find(child, value, &format!("{path}.{key}"))
+                find(child, value, &Place::Key(path, key))
             })
         }
         Some(Kind::Array) => {
@@ -70,7 +71,7 @@ fn go_type(kind: Kind, format: &str) -> &'static str {
     }
 }
 
-fn mismatch(value: &Value, path: &str, wanted: &str) -> String {
+fn mismatch(value: &Value, path: &Place<'_>, wanted: &str) -> String {
     let found = match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

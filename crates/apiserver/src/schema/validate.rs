@@ -3,12 +3,13 @@
 use serde_json::{Map, Value};
 
 use crate::schema::formats::{number_has_format, text_has_format};
-use crate::schema::{Bound, Checks, Kind, ListType, Node, cel_rules, child};
+use crate::schema::place::Place;
+use crate::schema::{Bound, Checks, Kind, ListType, Node, cel_rules};
 use crate::status_error::{FieldError, FieldProblem, show_value};
 
 pub(super) fn validate_root(root: &Node, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    Validator { errors: &mut errors }.value(root, new, old, "");
+    Validator { errors: &mut errors }.value(root, new, old, &Place::Root);
     // Expressions could fail for reasons that are reported already.
     let fundamental = |error: &FieldError| {
         use FieldProblem::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
@@ -25,7 +26,7 @@ struct Validator<'a> {
 }
 
 impl Validator<'_> {
-    fn value(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: &str) {
+    fn value(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: &Place<'_>) {
         // What was stored before the schema became stricter may stay as long as nobody touches it.
         if old == Some(value) {
             return;
@@ -44,7 +45,7 @@ impl Validator<'_> {
         }
     }
 
-    fn type_fits(&mut self, node: &Node, value: &Value, path: &str) -> bool {
+    fn type_fits(&mut self, node: &Node, value: &Value, path: &Place<'_>) -> bool {
         if node.int_or_string {
             let fits = value.is_string() || Kind::Integer.accepts(value);
             if !fits {
@@ -61,11 +62,13 @@ impl Validator<'_> {
         }
     }
 
-    fn wrong_type(&mut self, path: &str, wanted: &str, value: &Value) {
+    fn wrong_type(&mut self, path: &Place<'_>, wanted: &str, value: &Value) {
         let found = json_type(value);
         let detail = format!("{path} in body must be of type {wanted}: {found:?}");
-        self.errors
-            .push(FieldError::new(path, FieldProblem::TypeInvalid, detail).with_value(format!("{found:?}")));
+        self.errors.push(
+            FieldError::new(path.to_string(), FieldProblem::TypeInvalid, detail)
+                .with_value(format!("{found:?}")),
+        );
     }
 
     fn object(
@@ -73,25 +76,25 @@ impl Validator<'_> {
         node: &Node,
         map: &Map<String, Value>,
         old: Option<&Map<String, Value>>,
-        path: &str,
+        path: &Place<'_>,
     ) {
         for key in &node.checks.required {
             if !map.contains_key(key) {
-                self.errors.push(FieldError::required(child(path, key), ""));
+                self.errors.push(FieldError::required(Place::Key(path, key).to_string(), ""));
             }
         }
         for (key, value) in map {
             // Metadata is ObjectMeta, which has rules of its own.
-            if path.is_empty() && key == "metadata" {
+            if path.is_root() && key == "metadata" {
                 continue;
             }
             if let Some(property) = node.properties.get(key).or(node.additional.as_ref()) {
-                self.value(property, value, old.and_then(|old| old.get(key)), &child(path, key));
+                self.value(property, value, old.and_then(|old| old.get(key)), &Place::Key(path, key));
             }
         }
     }
 
-    fn list(&mut self, node: &Node, list: &[Value], old: Option<&Vec<Value>>, path: &str) {
+    fn list(&mut self, node: &Node, list: &[Value], old: Option<&Vec<Value>>, path: &Place<'_>) {
         match &node.list_type {
             ListType::Atomic => {}
             ListType::Set => self.unique(list, path, Clone::clone),
@@ -106,11 +109,11 @@ impl Validator<'_> {
                 }
                 _ => old.and_then(|old| old.get(index)),
             };
-            self.value(items, item, before, &format!("{path}[{index}]"));
+            self.value(items, item, before, &Place::Index(path, index));
         }
     }
 
-    fn unique(&mut self, list: &[Value], path: &str, identity: impl Fn(&Value) -> Value) {
+    fn unique(&mut self, list: &[Value], path: &Place<'_>, identity: impl Fn(&Value) -> Value) {
         let mut seen = std::collections::BTreeSet::new();
         for (index, item) in list.iter().enumerate() {
             let identity = identity(item);
@@ -120,11 +123,11 @@ impl Validator<'_> {
         }
     }
 
-    fn invalid(&mut self, path: &str, value: &Value, must: impl std::fmt::Display) {
-        self.errors.push(FieldError::invalid(path, value, format!("{path} in body {must}")));
+    fn invalid(&mut self, path: &Place<'_>, value: &Value, must: impl std::fmt::Display) {
+        self.errors.push(FieldError::invalid(path.to_string(), value, format!("{path} in body {must}")));
     }
 
-    fn checks(&mut self, node: &Node, value: &Value, path: &str) {
+    fn checks(&mut self, node: &Node, value: &Value, path: &Place<'_>) {
         let checks = &node.checks;
         match value {
             Value::String(text) => self.text(node, text, value, path),
@@ -141,17 +144,21 @@ impl Validator<'_> {
                 .iter()
                 .map(|choice| choice.as_str().map_or_else(|| choice.to_string(), str::to_owned))
                 .collect();
-            self.errors.push(FieldError::not_supported(path, value, texts.iter().map(String::as_str)));
+            self.errors.push(FieldError::not_supported(
+                path.to_string(),
+                value,
+                texts.iter().map(String::as_str),
+            ));
         }
         self.combinations(checks, value, path);
     }
 
-    fn text(&mut self, node: &Node, text: &str, value: &Value, path: &str) {
+    fn text(&mut self, node: &Node, text: &str, value: &Value, path: &Place<'_>) {
         let checks = &node.checks;
         let length = u64::try_from(text.chars().count()).unwrap_or(u64::MAX);
         if let Some(max) = checks.max_length.filter(|max| length > *max) {
             let detail = format!("may not be more than {max} bytes");
-            self.errors.push(FieldError::new(path, FieldProblem::TooLong, detail));
+            self.errors.push(FieldError::new(path.to_string(), FieldProblem::TooLong, detail));
         }
         if let Some(min) = checks.min_length.filter(|min| length < *min) {
             self.invalid(path, value, format_args!("should be at least {min} chars long"));
@@ -164,7 +171,7 @@ impl Validator<'_> {
         }
     }
 
-    fn number(&mut self, node: &Node, number: &serde_json::Number, value: &Value, path: &str) {
+    fn number(&mut self, node: &Node, number: &serde_json::Number, value: &Value, path: &Place<'_>) {
         let checks = &node.checks;
         let as_float = number.as_f64().unwrap_or(f64::NAN);
         let limit = |bound: &Bound| bound.value.as_f64().unwrap_or(f64::NAN);
@@ -191,13 +198,15 @@ impl Validator<'_> {
         }
     }
 
-    fn count(&mut self, min: Option<u64>, max: Option<u64>, length: usize, what: &str, path: &str) {
+    fn count(&mut self, min: Option<u64>, max: Option<u64>, length: usize, what: &str, path: &Place<'_>) {
         let length = u64::try_from(length).unwrap_or(u64::MAX);
         if let Some(max) = max.filter(|max| length > *max) {
             let plural = if max == 1 { "item" } else { "items" };
             let detail = format!("must have at most {max} {plural}");
-            self.errors
-                .push(FieldError::new(path, FieldProblem::TooMany, detail).with_value(length.to_string()));
+            self.errors.push(
+                FieldError::new(path.to_string(), FieldProblem::TooMany, detail)
+                    .with_value(length.to_string()),
+            );
         }
         if let Some(min) = min.filter(|min| length < *min) {
             self.invalid(path, &Value::from(length), format_args!("should have at least {min} {what}"));
@@ -209,7 +218,7 @@ impl Validator<'_> {
         self.errors.push(FieldError::invalid("<nil>", &Value::from(""), text));
     }
 
-    fn combinations(&mut self, checks: &Checks, value: &Value, path: &str) {
+    fn combinations(&mut self, checks: &Checks, value: &Value, path: &Place<'_>) {
         for schema in &checks.all_of {
             Validator { errors: self.errors }.value(schema, value, None, path);
         }
@@ -219,21 +228,21 @@ impl Validator<'_> {
             errors.is_empty()
         };
         if !checks.any_of.is_empty() && !checks.any_of.iter().any(|schema| fits(schema)) {
-            self.combination(format!("{path:?} must validate at least one schema (anyOf)"));
+            self.combination(format!("\"{path}\" must validate at least one schema (anyOf)"));
         }
         if !checks.one_of.is_empty() {
             match checks.one_of.iter().filter(|schema| fits(schema)).count() {
                 1 => {}
                 0 => self.combination(format!(
-                    "{path:?} must validate one and only one schema (oneOf). Found none valid"
+                    "\"{path}\" must validate one and only one schema (oneOf). Found none valid"
                 )),
                 n => self.combination(format!(
-                    "{path:?} must validate one and only one schema (oneOf). Found {n} valid alternatives"
+                    "\"{path}\" must validate one and only one schema (oneOf). Found {n} valid alternatives"
                 )),
             }
         }
         if checks.not.as_ref().is_some_and(|schema| fits(schema)) {
-            self.combination(format!("{path:?} must not validate the schema (not)"));
+            self.combination(format!("\"{path}\" must not validate the schema (not)"));
         }
     }
 }

@@ -61,12 +61,14 @@ pub(super) fn decode(
     check_type(info, &mut value)?;
     let mut problems: Vec<String> =
         duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+    let wrong_type = match &info.compiled {
+        Some(schema) if info.builtin => schema.wrong_type(&value),
+        _ => builtin::schemas::wrong_metadata_type(&value),
+    };
+    if let Some(problem) = wrong_type {
+        return Err(cannot_be_handled(info, &problem));
+    }
     if let Some(schema) = &info.compiled {
-        if info.builtin
-            && let Some(problem) = schema.wrong_type(&value)
-        {
-            return Err(cannot_be_handled(info, &problem));
-        }
         problems.extend(schema.prune(&mut value).into_iter().map(|path| format!("unknown field {path:?}")));
     }
     let warnings = match validation {
@@ -205,7 +207,9 @@ impl Store {
         mut value: Value,
         now: jiff::Timestamp,
     ) -> Arc<Value> {
-        if !info.is_storage_version() {
+        if builtin::events::is_converted(info) {
+            builtin::events::to_stored(&mut value);
+        } else if !info.is_storage_version() {
             let stored = api_version(&info.gvk.group, &info.storage_version);
             meta::map_of(&mut value).insert("apiVersion".to_owned(), Value::from(stored));
         }

@@ -198,16 +198,17 @@ impl Store {
     /// The object as this version of its resource shows it.
     pub(crate) fn present(info: &ResourceInfo, entry: &Entry) -> Arc<Value> {
         let lacks_defaults = entry.version < info.schema_since;
-        let other_version = info.gvk.version != info.storage_version;
-        if !lacks_defaults && !other_version {
+        if !lacks_defaults && info.is_storage_version() {
             return Arc::clone(&entry.object);
         }
         let mut object = (*entry.object).clone();
-        if other_version {
+        if builtin::events::is_converted(info) {
+            builtin::events::from_stored(&mut object);
+        } else {
             meta::map_of(&mut object).insert("apiVersion".to_owned(), Value::from(info.api_version()));
-        }
-        if let Some(schema) = &info.compiled {
-            schema.default(&mut object);
+            if let Some(schema) = &info.compiled {
+                schema.default(&mut object);
+            }
         }
         Arc::new(object)
     }

@@ -207,25 +207,38 @@ fn check_finalizers(info: &ResourceInfo, old: &Value, new: &Value) -> Result<(),
 
 /// Whether anything but metadata and, where it is a subresource, status differs.
 fn content_changed(info: &ResourceInfo, old: &Value, new: &Value) -> bool {
-    let content = |object: &Value| -> Vec<(String, Value)> {
-        let map = object.as_object().into_iter().flatten();
-        map.filter(|(key, _)| *key != "metadata" && !(info.has_status && *key == "status"))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
-    };
-    content(old) != content(new)
+    let counts = |key: &str| key != "metadata" && !(info.has_status && key == "status");
+    !same_maps(old.as_object(), new.as_object(), |key, _| counts(key))
 }
 
 /// Whether writing would change nothing. Empty maps and lists of metadata count as absent.
 fn same_content(old: &Value, new: &Value) -> bool {
-    let rest = |object: &Value| {
-        let mut object = object.clone();
-        meta::metadata_mut(&mut object).retain(|_, value| {
-            !value.is_null()
-                && value.as_object().is_none_or(|map| !map.is_empty())
-                && value.as_array().is_none_or(|list| !list.is_empty())
-        });
-        object
+    let filled = |_: &str, value: &Value| match value {
+        Value::Null => false,
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
     };
-    old == new || rest(old) == rest(new)
+    same_maps(old.as_object(), new.as_object(), |key, _| key != "metadata")
+        && same_maps(meta::metadata(old), meta::metadata(new), filled)
+}
+
+/// Whether two maps agree in those entries that count.
+fn same_maps(
+    old: Option<&Map<String, Value>>,
+    new: Option<&Map<String, Value>>,
+    counts: impl Fn(&str, &Value) -> bool,
+) -> bool {
+    let relevant = |map: Option<&Map<String, Value>>| {
+        map.into_iter().flatten().filter(|(key, value)| counts(key, value)).count()
+    };
+    let new_entries = new.into_iter().flatten().filter(|(key, value)| counts(key, value));
+    let mut same = 0;
+    for (key, value) in new_entries {
+        if old.and_then(|old| old.get(key)) != Some(value) {
+            return false;
+        }
+        same += 1;
+    }
+    same == relevant(old)
 }

@@ -489,3 +489,48 @@ fn equal_calls_give_equal_bytes() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn events_are_the_same_in_both_groups() {
+    let mut world = World::new();
+    let info = world.store.registry().get("events.k8s.io", "v1", "events").expect("it is served").clone();
+    let event = json!({"metadata": {"name": "e"}, "regarding": {"kind": "Pod", "name": "p"}, "note": "text", "reason": "R",
+        "type": "Normal", "eventTime": "2026-01-02T03:04:05.000000Z", "action": "A", "reportingController": "c", "reportingInstance": "i"});
+    let created =
+        world.run(|store, ctx| store.create(ctx, &info, Some("default"), event, &WriteOptions::default()));
+    let created = created.expect("created").object;
+    assert_eq!((&created["apiVersion"], &created["note"]), (&json!("events.k8s.io/v1"), &json!("text")));
+    let core = world.store.registry().get("", "v1", "events").expect("it is served").clone();
+    let target = |resource: &Arc<ResourceInfo>| Target {
+        resource: resource.clone(),
+        namespace: Some("default".to_owned()),
+        name: "e".to_owned(),
+    };
+    let stored = world.store.get(&target(&core), Subresource::Main).expect("stored");
+    assert_eq!(
+        (&stored["apiVersion"], &stored["message"], &stored["involvedObject"]["name"]),
+        (&json!("v1"), &json!("text"), &json!("p"))
+    );
+    let patch = json!({"series": {"count": 2, "lastObservedTime": "2026-01-02T03:05:05.000000Z"}});
+    let patched = world.run(|store, ctx| {
+        store.patch(ctx, &target(&info), Subresource::Main, PatchType::Merge, patch, &WriteOptions::default())
+    });
+    assert_eq!(patched.expect("patched").object["series"]["count"], 2);
+    let start = world.store.watch_start(&info, &WatchRequest::default()).expect("a watch");
+    assert_eq!(start.events[0].object["regarding"]["name"], "p");
+}
+
+#[test]
+fn metadata_of_custom_resources_has_the_types_of_object_meta() {
+    let mut world = World::new();
+    world.create("customresourcedefinitions", widgets());
+    world.tick();
+    let error = world.try_create(
+        "widgets",
+        json!({"metadata": {"name": "w", "labels": {"a": 1}}, "spec": {"color": "red"}}),
+    );
+    assert_eq!(
+        error.expect_err("a number").message,
+        "Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal number into Go struct field Widget.metadata.labels.a of type string"
+    );
+}
