@@ -1,6 +1,31 @@
-//! The agent shell.
+//! The agent: the shell around `datapath` and `liveness` on every node.
+//!
+//! ```text
+//!   watches --events--> control loop --one pass--> kernel
+//!                         ^    |
+//!                 report  |    | setup, uplink           status --patches--> API server
+//!                         |    v                            ^
+//!                       probe thread <--UDP--> peers        | wishes (from the loop)
+//! ```
+//!
+//! Deliberately absent: decisions. What the kernel shall hold is `datapath`'s, who carries an EIP is `liveness`'.
+//!
+//! What holds:
+//! - Nothing is done before all lists are complete, and nothing is flushed: a start that finds all as it should be changes
+//!   nothing.
+//! - The probe thread blocks on nothing. The way from its verdict to the kernel passes no API server.
+//! - At the end the kernel is left as it is.
+//!
+//! Start with [`control_loop`] and [`converge`].
 
+pub mod announcer;
+pub mod control_loop;
+pub mod converge;
 pub mod keys;
+pub mod linux;
+pub mod metrics;
 pub mod node_view;
 pub mod objects;
 pub mod probe;
+pub mod status;
+pub mod watches;

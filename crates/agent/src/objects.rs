@@ -20,17 +20,7 @@ use model::policy::{Policy, PolicyKey, Precedence};
 use model::port_lease::PortLease;
 use model::selector::Labels;
 use model::tunnel::Tunnel;
-
-/// What happened to objects of one kind.
-#[derive(Clone, Debug)]
-pub enum Change<T> {
-    /// This is there, perhaps changed
-    Applied(T),
-    /// This is gone
-    Deleted(T),
-    /// Exactly these are there
-    Replaced(Vec<T>),
-}
+use runtime::watch::Change;
 
 /// What a watch says.
 #[derive(Clone, Debug)]

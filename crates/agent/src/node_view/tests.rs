@@ -4,7 +4,9 @@ use datapath::view::LeaseRole;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::objects::{Change, Event};
+use runtime::watch::Change;
+
+use crate::objects::Event;
 
 /// Objects as a user and the controller write them.
 #[derive(Default)]

@@ -1,0 +1,295 @@
+//! The loop: takes in what has happened, makes a pass, tells the others.
+//!
+//! It has a thread and a runtime of its own, for passes block. The API server is not in its way: without it no objects come, and
+//! the loop goes on with those that it has.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use liveness::Uplink as UplinkState;
+use model::EipPair;
+use model::tunnel::{Claim, Tunnel};
+use runtime::readiness::{Guard, Heartbeat};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::announcer::Announcer;
+use crate::converge::{Converger, Outcome};
+use crate::linux::Linux;
+use crate::metrics::Metrics;
+use crate::objects::Event;
+use crate::probe::{Probe, Report};
+use crate::status::{TunnelStatus, TunnelWish, Wish, phase};
+
+/// Events that are taken in before a pass is made.
+const BATCH: usize = 4096;
+/// Objects come in groups: a pass waits this long for the rest. What the probe thread says does not wait.
+const DEBOUNCE: Duration = Duration::from_millis(3);
+/// The kernel is read anew at least this often, should a notification have been missed.
+const RESYNC: Duration = Duration::from_secs(30);
+/// How often the uplink's wire is looked at.
+const UPLINK_INTERVAL: Duration = Duration::from_millis(200);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A node that could not be programmed for this long says so.
+const FAILING_AFTER: Duration = Duration::from_secs(5);
+
+/// What comes in.
+pub struct Inbox {
+    /// What watches say
+    pub events: mpsc::Receiver<Event>,
+    /// What the probe thread says; the latest counts
+    pub reports: watch::Receiver<Report>,
+    /// Something in the kernel has changed
+    pub kernel: watch::Receiver<u64>,
+    /// Stop
+    pub shutdown: CancellationToken,
+}
+
+/// What goes out.
+pub struct Outbox {
+    /// To the probe thread
+    pub probe: Arc<Probe>,
+    /// Public key of its probes
+    pub probe_key: String,
+    /// To the network
+    pub announcer: Announcer,
+    /// To the API server
+    pub wishes: watch::Sender<Wish>,
+    /// To whom asks for metrics
+    pub metrics: Metrics,
+    /// To whom asks whether the loop lives
+    pub heartbeat: Heartbeat,
+    /// To whom asks whether the node is programmed
+    pub not_ready: Option<Guard>,
+}
+
+/// The loop's own state.
+pub struct ControlLoop {
+    node: String,
+    converger: Converger<Linux>,
+    outbox: Outbox,
+    claims: Vec<Claim>,
+    generation: i64,
+    /// Since when passes fail.
+    failing: Option<(Instant, String)>,
+    retry_pause: Duration,
+    is_complete: bool,
+}
+
+impl ControlLoop {
+    /// Ready to run.
+    #[must_use]
+    pub fn new(node: &str, converger: Converger<Linux>, outbox: Outbox) -> Self {
+        Self {
+            node: node.to_owned(),
+            converger,
+            outbox,
+            claims: Vec::new(),
+            generation: 0,
+            failing: None,
+            retry_pause: FIRST_PAUSE,
+            is_complete: false,
+        }
+    }
+
+    /// Runs until it is told to stop; leaves the kernel as it is.
+    pub async fn run(mut self, mut inbox: Inbox) -> anyhow::Result<()> {
+        let mut events = Vec::new();
+        let mut resync = tokio::time::interval(RESYNC);
+        let mut uplink = tokio::time::interval(UPLINK_INTERVAL);
+        let mut retry: Option<tokio::time::Instant> = None;
+        loop {
+            self.outbox.heartbeat.beat();
+            let retry_at = retry.unwrap_or_else(tokio::time::Instant::now);
+            let is_due = tokio::select! {
+                () = inbox.shutdown.cancelled() => return Ok(()),
+                changed = inbox.reports.changed() => {
+                    changed?;
+                    let report = inbox.reports.borrow_and_update().clone();
+                    self.report(report)
+                }
+                1.. = inbox.events.recv_many(&mut events, BATCH) => {
+                    // Lists of several kinds, or an object that is written in two steps, make one pass.
+                    tokio::time::sleep(DEBOUNCE).await;
+                    while let Ok(event) = inbox.events.try_recv() {
+                        events.push(event);
+                    }
+                    let mut matters = false;
+                    for event in events.drain(..) {
+                        matters |= self.converger.absorb(event);
+                    }
+                    matters
+                }
+                changed = inbox.kernel.changed() => {
+                    changed?;
+                    inbox.kernel.mark_unchanged();
+                    true
+                }
+                _ = uplink.tick() => {
+                    self.look_at_uplink();
+                    false
+                }
+                _ = resync.tick() => {
+                    self.converger.forget_connections();
+                    true
+                }
+                () = tokio::time::sleep_until(retry_at), if retry.is_some() => {
+                    retry = None;
+                    true
+                }
+            };
+            if !self.converger.objects.in_sync() {
+                continue;
+            }
+            if is_due && retry.is_none() {
+                retry = self.pass();
+            }
+            self.wish();
+        }
+    }
+
+    fn report(&mut self, report: Report) -> bool {
+        let claims = report.claims.iter().map(|(eip, claim)| Claim {
+            eip: *eip,
+            epoch: i64::try_from(claim.epoch).unwrap_or(i64::MAX),
+        });
+        self.claims = claims.collect();
+        if report.in_doubt {
+            self.look_at_uplink();
+        }
+        self.converger.report(report)
+    }
+
+    /// Makes a pass. Returns when to try again, if it failed.
+    fn pass(&mut self) -> Option<tokio::time::Instant> {
+        let start = Instant::now();
+        match self.converger.pass() {
+            Ok(outcome) => {
+                self.outbox.metrics.pass_seconds.observe(start.elapsed().as_secs_f64());
+                self.failing = None;
+                self.retry_pause = FIRST_PAUSE;
+                self.passed(outcome, start.elapsed());
+                None
+            }
+            Err(error) => {
+                self.outbox.metrics.errors.inc();
+                let text = format!("{:#}", anyhow::Error::new(error));
+                tracing::warn!(error = text, retry_in_ms = self.retry_pause.as_millis(), "pass failed");
+                let since = self.failing.take().map_or(start, |(since, _)| since);
+                self.failing = Some((since, text));
+                let at = tokio::time::Instant::now() + self.retry_pause;
+                self.retry_pause = (self.retry_pause * 2).min(LONGEST_PAUSE);
+                Some(at)
+            }
+        }
+    }
+
+    fn passed(&mut self, outcome: Outcome, took: Duration) {
+        let Outcome { changes, complete, repaired, newly_answered, exhausted, inheritance, setup } = outcome;
+        if changes > 0 {
+            self.outbox.metrics.transactions.inc();
+            tracing::info!(changes, repaired, took_us = took.as_micros(), "kernel changed");
+        }
+        if repaired {
+            self.outbox.metrics.repairs.inc();
+        }
+        for one in exhausted {
+            tracing::error!(reason = %one, "out of numbers");
+        }
+        if let Some(inheritance) = inheritance {
+            self.outbox.probe.inherit(inheritance);
+        }
+        if let Some(setup) = setup {
+            self.outbox.probe.setup(setup);
+        }
+        self.generation = self.own_lease().map_or(0, |lease| lease.lease.generation);
+        self.is_complete = complete;
+        if complete {
+            self.outbox.probe.ready(u64::try_from(self.generation).unwrap_or_default());
+            self.outbox.not_ready = None;
+        }
+        self.announce(newly_answered);
+        self.measure();
+        self.look_at_uplink();
+    }
+
+    fn announce(&self, eips: impl IntoIterator<Item = EipPair>) {
+        if let Some(uplink) = self.converger.uplink() {
+            let addresses: Vec<_> = eips.into_iter().flat_map(|eip| eip.addresses()).collect();
+            if !addresses.is_empty() {
+                self.outbox.announcer.announce(uplink.clone(), addresses);
+            }
+        }
+    }
+
+    fn measure(&self) {
+        let Some(view) = self.converger.view() else { return };
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let metrics = &self.outbox.metrics;
+        metrics.answered.set(count(view.gateway_eips.values().filter(|eip| eip.answers).count()));
+        metrics.without_carrier.set(count(view.eips.values().filter(|eip| eip.carrier.is_none()).count()));
+        metrics.policies.set(count(view.policies.len()));
+        let selected: std::collections::BTreeSet<_> = view.policies.iter().flat_map(|policy| &policy.pods).collect();
+        metrics.selected_pods.set(count(selected.len()));
+    }
+
+    fn own_lease(&self) -> Option<&crate::objects::NodeLease> {
+        self.converger.objects.leases.get(&self.node)
+    }
+
+    /// Tells the probe thread whether this node reaches the outside.
+    fn look_at_uplink(&mut self) {
+        let Some(uplink) = self.converger.uplink().cloned() else { return };
+        let state = match self.converger.kernel().has_carrier(&uplink.device) {
+            Ok(true) => UplinkState::Carrier,
+            Ok(false) => UplinkState::Down,
+            Err(error) => {
+                tracing::debug!(%error, "can't look at the uplink");
+                return;
+            }
+        };
+        self.outbox.probe.uplink(state);
+    }
+
+    /// Says what the node's objects shall say.
+    fn wish(&self) {
+        let tunnel = self.converger.objects.tunnels.get(&self.node);
+        let lease = self.own_lease().filter(|lease| lease.observed != lease.lease.generation);
+        let loaded = lease.map(|lease| lease.lease.generation).filter(|generation| *generation == self.generation);
+        let wish = Wish {
+            tunnel: tunnel.map(|tunnel| self.tunnel_wish(tunnel)),
+            observed_generation: loaded.filter(|_| self.is_complete),
+        };
+        self.outbox.wishes.send_if_modified(|last| {
+            let is_new = *last != wish;
+            *last = wish;
+            is_new
+        });
+    }
+
+    fn tunnel_wish(&self, tunnel: &Tunnel) -> TunnelWish {
+        let uplink = self.converger.uplink();
+        let ipv4 = uplink.and_then(|uplink| uplink.ipv4);
+        let ipv6 = uplink.and_then(|uplink| uplink.ipv6).filter(|_| ipv4.is_none());
+        let failing = self.failing.as_ref().filter(|(since, _)| since.elapsed() >= FAILING_AFTER);
+        let trouble = match failing {
+            Some((_, why)) => why.clone(),
+            None if uplink.is_none() => "no device with an address leads outside; see tunnelDetectMethod".to_owned(),
+            None if !self.is_complete => "waiting for a tunnel address".to_owned(),
+            None => String::new(),
+        };
+        let text = |address: Option<std::net::IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
+        let status = TunnelStatus {
+            parent: uplink.map(|uplink| uplink.device.clone()).unwrap_or_default(),
+            parent_ipv4: text(ipv4.map(Into::into)),
+            parent_ipv6: text(ipv6.map(Into::into)),
+            phase: phase(tunnel, self.is_complete && trouble.is_empty(), failing.is_some()),
+            probe_key: self.outbox.probe_key.clone(),
+            claims: self.claims.clone(),
+            trouble,
+        };
+        let told = status.is_told_by(tunnel);
+        TunnelWish { status, told }
+    }
+}

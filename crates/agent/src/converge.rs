@@ -1,0 +1,302 @@
+//! One pass: from what is known to what the kernel holds.
+//!
+//! ```text
+//! objects ──┐
+//! carriers ─┼─ node_view ─ compile ─ wanted ─┐
+//! uplink ───┘                                ├─ diff ─ one transaction ─ kernel
+//!                             kernel ─ found ┘
+//! ```
+//!
+//! The kernel is read on every pass: what others have changed is mended as a matter of course, and a restart, which knows
+//! nothing, finds its numbers and claims where the last run left them. A pass that finds nothing to do writes nothing.
+
+mod inherit;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use datapath::compile::{compile, names};
+use datapath::diff::diff;
+use datapath::nft::TableFamily;
+use datapath::numbering::{Exhausted, Numbering};
+use datapath::state::DatapathState;
+use datapath::transaction::{CounterValue, Found, Interest, TableId, Transaction};
+use datapath::view::{NodeView, OwnTunnel, Settings, Uplink};
+use model::EipPair;
+use model::mark::EgressId;
+
+use crate::keys::Keyring;
+use crate::node_view::{Local, node_view, probe_addresses, topology};
+use crate::objects::{Event, Objects};
+use crate::probe::{Inheritance, Report, Setup};
+
+/// What a pass needs of Linux.
+pub trait Kernel {
+    /// Why it may fail.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// The device that leads outside; `None` while it has no address.
+    fn uplink(&mut self) -> Result<Option<Uplink>, Self::Error>;
+    /// What is there.
+    fn read(&mut self, interest: &Interest) -> Result<Found, Self::Error>;
+    /// Changes it.
+    fn apply(&mut self, transaction: &Transaction) -> Result<(), Self::Error>;
+    /// Egress ids that live connections have.
+    fn held_ids(&mut self) -> Result<BTreeSet<EgressId>, Self::Error>;
+}
+
+/// A pass failed; what was there before is still there, or most of it. Trying again may help.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError<E: std::error::Error + 'static> {
+    /// The uplink could not be found out.
+    #[error("looking for the uplink")]
+    Uplink(#[source] E),
+    /// The kernel could not be read.
+    #[error("reading the kernel's state")]
+    Read(#[source] E),
+    /// The connections could not be read.
+    #[error("reading the egress ids of live connections")]
+    Connections(#[source] E),
+    /// The transaction was refused.
+    #[error("applying {changes} changes")]
+    Apply {
+        /// How many there were
+        changes: usize,
+        /// Why
+        #[source]
+        source: E,
+    },
+}
+
+/// What a pass did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Number of changes that were made
+    pub changes: usize,
+    /// The node's own tunnel is there, with all that it needs
+    pub complete: bool,
+    /// Whether the changes mended what somebody else had done: nothing else had changed
+    pub repaired: bool,
+    /// EIPs that this node answers for since this pass, and did not before
+    pub newly_answered: BTreeSet<EipPair>,
+    /// What has no number left
+    pub exhausted: Vec<Exhausted>,
+    /// For the probe thread, once: what the last run left
+    pub inheritance: Option<Inheritance>,
+    /// For the probe thread, when it has changed
+    pub setup: Option<Setup>,
+}
+
+/// Holds what is known, and makes passes.
+pub struct Converger<K> {
+    kernel: K,
+    /// What the API server says
+    pub objects: Objects,
+    local: Local,
+    numbering: Option<Numbering>,
+    /// Last tunnel of this node, for when its object is gone for a while.
+    tunnel: Option<OwnTunnel>,
+    answered: BTreeSet<EipPair>,
+    numbered: BTreeSet<EipPair>,
+    held_ids: BTreeSet<EgressId>,
+    setup: Option<SetupKey>,
+    counters: BTreeMap<String, CounterValue>,
+    last_view: Option<NodeView>,
+    last_wanted: Option<DatapathState>,
+    connections_due: bool,
+}
+
+/// What a [`Setup`] is made of, comparable.
+type SetupKey = (liveness::Topology, Option<std::net::IpAddr>, BTreeMap<String, std::net::IpAddr>);
+
+impl<K: Kernel> Converger<K> {
+    /// Of this node, with nothing known.
+    pub fn new(node: &str, settings: Settings, kernel: K) -> Self {
+        Self {
+            kernel,
+            objects: Objects::default(),
+            local: Local {
+                node: node.to_owned(),
+                settings,
+                ..Local::default()
+            },
+            numbering: None,
+            tunnel: None,
+            answered: BTreeSet::new(),
+            numbered: BTreeSet::new(),
+            held_ids: BTreeSet::new(),
+            setup: None,
+            counters: BTreeMap::new(),
+            last_view: None,
+            last_wanted: None,
+            connections_due: true,
+        }
+    }
+
+    /// Takes in what a watch says. Returns whether it matters.
+    pub fn absorb(&mut self, event: Event) -> bool {
+        self.objects.absorb(event)
+    }
+
+    /// Takes in what the probe thread says. Returns whether it matters.
+    pub fn report(&mut self, report: Report) -> bool {
+        let claims: BTreeSet<EipPair> = report.claims.into_keys().collect();
+        let changed = self.local.carriers != report.carriers || self.local.claims != claims;
+        self.local.carriers = report.carriers;
+        self.local.claims = claims;
+        changed
+    }
+
+    /// Connections may have ended: those that keep an EIP here are looked at on the next pass.
+    pub fn forget_connections(&mut self) {
+        self.connections_due = true;
+    }
+
+    /// The device that leads outside.
+    #[must_use]
+    pub fn uplink(&self) -> Option<&Uplink> {
+        self.local.uplink.as_ref()
+    }
+
+    /// The view of the last pass.
+    #[must_use]
+    pub fn view(&self) -> Option<&NodeView> {
+        self.last_view.as_ref()
+    }
+
+    /// What the last pass wanted.
+    #[must_use]
+    pub fn wanted(&self) -> Option<&DatapathState> {
+        self.last_wanted.as_ref()
+    }
+
+    /// The kernel's counters as of the last pass.
+    #[must_use]
+    pub fn counters(&self) -> &BTreeMap<String, CounterValue> {
+        &self.counters
+    }
+
+    /// The kernel, for what is not part of a pass.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// Reads the kernel's counters anew.
+    pub fn read_counters(&mut self) -> Result<&BTreeMap<String, CounterValue>, K::Error> {
+        let found = self.kernel.read(&interest(&DatapathState::default(), &self.local.settings))?;
+        self.note_counters(&found);
+        Ok(&self.counters)
+    }
+
+    fn note_counters(&mut self, found: &Found) {
+        let tables = found.tables.values();
+        let counters = tables.flat_map(|table| table.counters.iter().map(|(name, value)| (name.clone(), *value)));
+        self.counters = counters.collect();
+    }
+
+    /// Makes the kernel what it shall be. Only with complete lists.
+    pub fn pass(&mut self) -> Result<Outcome, PassError<K::Error>> {
+        let mut outcome = Outcome::default();
+        if let Some(uplink) = self.kernel.uplink().map_err(PassError::Uplink)? {
+            self.local.uplink = Some(uplink);
+        }
+        if self.numbering.is_none() {
+            outcome.inheritance = Some(self.recover()?);
+        }
+        self.update_held()?;
+        let view = self.view_now();
+        let numbering = self.numbering.get_or_insert_default();
+        outcome.exhausted = numbering.update(&view, &self.held_ids);
+        self.numbered = view.eips.keys().copied().collect();
+
+        let wanted = compile(&view, numbering);
+        let found = self.kernel.read(&interest(&wanted, &self.local.settings)).map_err(PassError::Read)?;
+        self.note_counters(&found);
+        let transaction = diff(&found, &wanted);
+        outcome.changes = transaction.before.len() + transaction.nft.len() + transaction.after.len();
+        outcome.repaired = outcome.changes > 0 && self.last_wanted.as_ref() == Some(&wanted);
+        outcome.setup = self.setup_for(&view);
+        if !transaction.is_empty() {
+            let changes = outcome.changes;
+            let applied = self.kernel.apply(&transaction);
+            applied.map_err(|source| PassError::Apply { changes, source })?;
+        }
+        outcome.complete = wanted.tunnel.is_some();
+        let answered = view.gateway_eips.iter().filter(|(_, gateway)| gateway.answers && outcome.complete);
+        let answered: BTreeSet<EipPair> = answered.map(|(eip, _)| *eip).collect();
+        outcome.newly_answered = answered.difference(&self.answered).copied().collect();
+        self.answered = answered;
+        self.last_view = Some(view);
+        self.last_wanted = Some(wanted);
+        Ok(outcome)
+    }
+
+    fn view_now(&mut self) -> NodeView {
+        let mut view = node_view(&self.objects, &self.local);
+        // An object that is deleted and made anew must not take the tunnel down in between.
+        match &view.tunnel {
+            Some(tunnel) => self.tunnel = Some(tunnel.clone()),
+            None => view.tunnel = self.tunnel.clone(),
+        }
+        view
+    }
+
+    /// EIPs that no policy and no lease of this node names any more stay while connections use them; and no id is given
+    /// out that connections have. The connections are read only when an EIP comes or goes.
+    fn update_held(&mut self) -> Result<(), PassError<K::Error>> {
+        let numbering = self.numbering.get_or_insert_default();
+        let held = std::mem::take(&mut self.local.held);
+        let used: BTreeSet<EipPair> = node_view(&self.objects, &self.local).eips.into_keys().collect();
+        let leaving: BTreeSet<&EipPair> =
+            self.numbered.iter().chain(&held).filter(|eip| !used.contains(eip)).collect();
+        let coming = used.iter().any(|eip| numbering.id(eip).is_none());
+        let unsure = leaving.iter().any(|eip| self.connections_due || !held.contains(eip));
+        if !coming && !unsure {
+            self.local.held = held;
+            return Ok(());
+        }
+        self.connections_due = false;
+        match self.kernel.held_ids() {
+            Ok(ids) => {
+                self.local.held = ids.iter().filter_map(|id| numbering.eip_of(*id)).collect();
+                self.held_ids = ids;
+                Ok(())
+            }
+            Err(error) => {
+                self.local.held = held;
+                Err(PassError::Connections(error))
+            }
+        }
+    }
+
+    /// What the probe thread has to know, if that has changed.
+    fn setup_for(&mut self, view: &NodeView) -> Option<Setup> {
+        let topology = topology(&self.objects, &self.local);
+        let (own, addresses) = probe_addresses(view);
+        let key: SetupKey = (topology, own, addresses);
+        if self.setup.as_ref() == Some(&key) {
+            return None;
+        }
+        self.setup = Some(key.clone());
+        let (topology, own, addresses) = key;
+        let keys = topology.nodes.iter().filter_map(|(node, info)| Some((node.clone(), info.key?)));
+        Some(Setup {
+            keyring: Keyring::new(keys.collect()),
+            topology,
+            own,
+            addresses,
+        })
+    }
+}
+
+fn interest(wanted: &DatapathState, settings: &Settings) -> Interest {
+    Interest {
+        tables: BTreeSet::from([TableId {
+            family: TableFamily::Inet,
+            name: names::TABLE.to_owned(),
+        }]),
+        tunnel: Some(settings.tunnel_device.clone()),
+        sysctls: wanted.sysctls.keys().cloned().collect(),
+    }
+}

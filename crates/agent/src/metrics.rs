@@ -1,0 +1,141 @@
+//! All metrics of the agent. Labels are bounded by the program, not by the cluster, except for EIPs that a gateway carries.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use datapath::compile::names;
+use datapath::transaction::CounterValue;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::probe::ProbeCounters;
+
+/// What the loop counts.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Passes that changed something
+    pub transactions: Counter,
+    /// Passes that failed
+    pub errors: Counter,
+    /// Passes that mended what somebody else had changed
+    pub repairs: Counter,
+    /// Duration of passes
+    pub pass_seconds: Histogram,
+    /// EIPs that this node answers for
+    pub answered: Gauge,
+    /// EIPs that pods of this node use, and that nobody carries
+    pub without_carrier: Gauge,
+    /// Policies that are in force on this node
+    pub policies: Gauge,
+    /// Local pods that a policy selects
+    pub selected_pods: Gauge,
+}
+
+impl Metrics {
+    /// Registers everything.
+    #[must_use]
+    pub fn register(registry: &mut Registry, probe: Arc<ProbeCounters>, kernel: Arc<KernelCounters>) -> Self {
+        let metrics = Self {
+            transactions: Counter::default(),
+            errors: Counter::default(),
+            repairs: Counter::default(),
+            pass_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            answered: Gauge::default(),
+            without_carrier: Gauge::default(),
+            policies: Gauge::default(),
+            selected_pods: Gauge::default(),
+        };
+        let agent = registry.sub_registry_with_prefix("egressgateway_agent");
+        agent.register("transactions", "Passes that changed the kernel", metrics.transactions.clone());
+        agent.register("errors", "Passes that failed", metrics.errors.clone());
+        agent.register("drift_repairs", "Passes that mended what somebody else had changed", metrics.repairs.clone());
+        agent.register("pass_seconds", "Duration of passes", metrics.pass_seconds.clone());
+        agent.register("answered_eips", "EIPs that this node answers for", metrics.answered.clone());
+        agent.register(
+            "eips_without_carrier",
+            "EIPs of this node's pods that no live gateway carries",
+            metrics.without_carrier.clone(),
+        );
+        agent.register("policies", "Policies in force", metrics.policies.clone());
+        agent.register("selected_pods", "Local pods that a policy selects", metrics.selected_pods.clone());
+        agent.register_collector(Box::new(ProbeCollector(probe)));
+        agent.register_collector(Box::new(KernelCollector(kernel)));
+        metrics
+    }
+}
+
+/// Counters of the kernel by name, read when somebody asks for them.
+pub struct KernelCounters {
+    read: Box<dyn Fn() -> Vec<(String, CounterValue)> + Send + Sync>,
+}
+
+impl KernelCounters {
+    /// Read by this function, which may take some milliseconds.
+    pub fn new(read: impl Fn() -> Vec<(String, CounterValue)> + Send + Sync + 'static) -> Self {
+        Self { read: Box::new(read) }
+    }
+}
+
+impl std::fmt::Debug for KernelCounters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KernelCounters")
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: String,
+}
+
+#[derive(Debug)]
+struct KernelCollector(Arc<KernelCounters>);
+
+impl Collector for KernelCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let read = (self.0.read)();
+        let known = |name: &str| names::COUNTERS.iter().any(|(known, _)| *known == name);
+        for (metric, help) in [
+            ("datapath_packets", "Packets that were refused, dropped or counted, by reason"),
+            ("datapath_bytes", "Bytes of packets that were refused, dropped or counted, by reason"),
+        ] {
+            let family = encoder.encode_descriptor(
+                metric,
+                help,
+                None,
+                prometheus_client::metrics::MetricType::Counter,
+            );
+            let mut family = family?;
+            for (reason, value) in read.iter().filter(|(name, _)| known(name)) {
+                let labels = Reason { reason: reason.clone() };
+                let count = if metric.ends_with("packets") { value.packets } else { value.bytes };
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct ProbeCollector(Arc<ProbeCounters>);
+
+impl Collector for ProbeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counters: [(&str, &str, &AtomicU64); 5] = [
+            ("probe_sent_datagrams", "Probe datagrams sent", &self.0.sent),
+            ("probe_received_datagrams", "Probe datagrams taken", &self.0.received),
+            ("probe_refused_datagrams", "Probe datagrams that were malformed or not signed by their node", &self.0.refused),
+            ("probe_stalls", "Times that this process was late by itself", &self.0.stalls),
+            ("takeovers", "EIPs that this node took", &self.0.taken),
+        ];
+        for (name, help, counter) in counters {
+            let counter = ConstCounter::new(counter.load(Ordering::Relaxed));
+            let described = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            counter.encode(described)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,267 @@
+//! What this node tells the API server: its tunnel's status, and which leases it has loaded.
+//!
+//! The loop says what shall be there whenever that may have changed; the writer writes only what differs from what it wrote
+//! last or from what the watch shows, one write at a time, the latest wish only. It never spins: what was refused or undone is
+//! tried again after a pause that grows.
+
+use std::time::Duration;
+
+use api::names;
+use api::v1beta1::{EgressPortLease, EgressTunnel};
+use jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, Error};
+use model::tunnel::{Phase, Tunnel};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What the node's objects shall say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wish {
+    /// Status of the EgressTunnel; `None` while there is no such object
+    pub tunnel: Option<TunnelWish>,
+    /// Generation of the lease that is loaded; `None` while there is no lease, or it says so already
+    pub observed_generation: Option<i64>,
+}
+
+/// The agent's part of a tunnel's status, without its times.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TunnelWish {
+    /// The agent's part of the status
+    pub status: TunnelStatus,
+    /// Whether the object says that already, as far as the watch knows
+    pub told: bool,
+}
+
+/// The agent's part of a tunnel's status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TunnelStatus {
+    /// Name of the uplink
+    pub parent: String,
+    /// Its IPv4 address
+    pub parent_ipv4: String,
+    /// Its IPv6 address, where there is no IPv4 one
+    pub parent_ipv6: String,
+    /// `None` leaves it as it is
+    pub phase: Option<Phase>,
+    /// Public key of the probes
+    pub probe_key: String,
+    /// EIP and epoch of what this node answers for
+    pub claims: Vec<model::tunnel::Claim>,
+    /// Why the node is not programmed; empty when it is
+    pub trouble: String,
+}
+
+impl TunnelStatus {
+    /// Whether the object says the same.
+    #[must_use]
+    pub fn is_told_by(&self, tunnel: &Tunnel) -> bool {
+        let underlay = if self.parent_ipv4.is_empty() { &self.parent_ipv6 } else { &self.parent_ipv4 };
+        tunnel.parent.as_deref().unwrap_or_default() == self.parent
+            && tunnel.underlay == underlay.parse().ok()
+            && self.phase.is_none_or(|phase| tunnel.phase == Some(phase))
+            && tunnel.probe_key.as_deref().unwrap_or_default() == self.probe_key
+            && tunnel.claims == self.claims
+            && tunnel.programmed == Some(self.trouble.is_empty())
+    }
+
+    fn patch(&self, now: Timestamp, ready_since: Timestamp, heartbeat: bool) -> Value {
+        let ready = self.trouble.is_empty();
+        let mut status = json!({
+            "tunnel": {"parent": {
+                "name": self.parent, "ipv4": self.parent_ipv4, "ipv6": self.parent_ipv6,
+            }},
+            "probeKey": self.probe_key,
+            "claims": self.claims.iter().map(api::convert::claim).collect::<Vec<_>>(),
+            "conditions": [{
+                "type": names::CONDITION_READY,
+                "status": if ready { "True" } else { "False" },
+                "reason": if ready { "Programmed" } else { "NotProgrammed" },
+                "message": if ready { "the node's kernel holds what it shall hold" } else { &self.trouble },
+                "lastTransitionTime": ready_since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            }],
+        });
+        if let Some(fields) = status.as_object_mut() {
+            if let Some(phase) = self.phase {
+                fields.insert("phase".to_owned(), phase.as_str().into());
+            }
+            if heartbeat {
+                let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+                fields.insert("lastHeartbeatTime".to_owned(), now.into());
+            }
+        }
+        json!({"status": status})
+    }
+}
+
+/// The phase that the agent gives its tunnel: `Ready` or `Failed` once the controller has given it all it needs, and
+/// never over what the controller says of the node.
+#[must_use]
+pub fn phase(tunnel: &Tunnel, programmed: bool, failing: bool) -> Option<Phase> {
+    let addressed = tunnel.mac.is_some() && (tunnel.ipv4.is_some() || tunnel.ipv6.is_some());
+    match tunnel.phase {
+        _ if !addressed => None,
+        Some(Phase::NodeNotReady) => None,
+        _ if programmed => Some(Phase::Ready),
+        _ if failing => Some(Phase::Failed),
+        _ => None,
+    }
+}
+
+/// Writes wishes.
+pub struct Writer {
+    node: String,
+    tunnels: Api<EgressTunnel>,
+    leases: Api<EgressPortLease>,
+    /// How often `lastHeartbeatTime` is refreshed; `None` where nobody reads it.
+    heartbeat: Option<Duration>,
+    ready_since: Timestamp,
+    written: Option<TunnelStatus>,
+    written_generation: Option<i64>,
+}
+
+impl Writer {
+    /// For this node.
+    #[must_use]
+    pub fn new(client: Client, node: &str, heartbeat: Option<Duration>) -> Self {
+        Self {
+            node: node.to_owned(),
+            tunnels: Api::all(client.clone()),
+            leases: Api::all(client),
+            heartbeat,
+            ready_since: Timestamp::now(),
+            written: None,
+            written_generation: None,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub async fn run(mut self, mut wishes: watch::Receiver<Wish>, stop: CancellationToken) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let wish = wishes.borrow_and_update().clone();
+            let outcome = tokio::select! {
+                () = stop.cancelled() => return,
+                outcome = self.write(&wish, false) => outcome,
+            };
+            // What the watch does not show yet was perhaps undone by somebody: look again, but not at once.
+            let settled = wish.tunnel.as_ref().is_none_or(|tunnel| tunnel.told) && wish.observed_generation.is_none();
+            let again = match outcome {
+                Ok(()) if settled => {
+                    pause = FIRST_PAUSE;
+                    None
+                }
+                Ok(()) => Some(pause.max(Duration::from_secs(1))),
+                Err(error) => {
+                    tracing::warn!(%error, retry_in_ms = pause.as_millis(), "status is not written");
+                    Some(pause)
+                }
+            };
+            if again.is_some() {
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            let beat = self.heartbeat.unwrap_or(Duration::MAX);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = wishes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(again.unwrap_or(Duration::MAX)), if again.is_some() => {
+                    self.written = None;
+                    self.written_generation = None;
+                }
+                () = tokio::time::sleep(beat), if self.heartbeat.is_some() => {
+                    let wish = wishes.borrow().clone();
+                    if let Err(error) = self.write(&wish, true).await {
+                        tracing::warn!(%error, "heartbeat is not written");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn write(&mut self, wish: &Wish, beat: bool) -> Result<(), Error> {
+        if let Some(TunnelWish { status, told }) = &wish.tunnel
+            && (beat || !told && self.written.as_ref() != Some(status))
+        {
+            let now = Timestamp::now();
+            let was_ready = self.written.as_ref().map(|written| written.trouble.is_empty());
+            if was_ready.is_some_and(|was| was != status.trouble.is_empty()) {
+                self.ready_since = now;
+            }
+            let patch = status.patch(now, self.ready_since, self.heartbeat.is_some());
+            let patched = self.tunnels.patch_status(&self.node, &parameters(), &Patch::Merge(&patch)).await;
+            unless_gone(patched.map(drop))?;
+            self.written = Some(status.clone());
+        }
+        if let Some(generation) = wish.observed_generation
+            && self.written_generation != Some(generation)
+        {
+            let patch = json!({"status": {"observedGeneration": generation}});
+            let patched = self.leases.patch_status(&self.node, &parameters(), &Patch::Merge(&patch)).await;
+            unless_gone(patched.map(drop))?;
+            self.written_generation = Some(generation);
+        }
+        Ok(())
+    }
+}
+
+fn parameters() -> PatchParams {
+    PatchParams {
+        field_manager: Some("egressgateway-agent".to_owned()),
+        ..PatchParams::default()
+    }
+}
+
+/// An object that is gone needs no status.
+fn unless_gone(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tunnel(phase: Option<Phase>) -> Tunnel {
+        Tunnel {
+            ipv4: "172.31.0.1".parse().ok(),
+            mac: "66:00:00:00:00:01".parse().ok(),
+            phase,
+            ..Tunnel::default()
+        }
+    }
+
+    #[test]
+    fn the_phase_is_ready_once_programmed_unless_the_controller_knows_better() {
+        assert_eq!(phase(&tunnel(Some(Phase::Init)), true, false), Some(Phase::Ready));
+        assert_eq!(phase(&tunnel(Some(Phase::HeartbeatTimeout)), true, false), Some(Phase::Ready));
+        assert_eq!(phase(&tunnel(Some(Phase::NodeNotReady)), true, false), None);
+        assert_eq!(phase(&tunnel(Some(Phase::Init)), false, false), None);
+        assert_eq!(phase(&tunnel(Some(Phase::Ready)), false, true), Some(Phase::Failed));
+        assert_eq!(phase(&Tunnel::default(), true, false), None);
+    }
+
+    #[test]
+    fn what_is_written_reads_back_as_told() {
+        let status = TunnelStatus {
+            parent: "eth0".to_owned(),
+            parent_ipv4: "10.6.0.1".to_owned(),
+            phase: Some(Phase::Ready),
+            probe_key: "key".to_owned(),
+            claims: vec![model::tunnel::Claim { eip: "10.6.168.201".parse().unwrap(), epoch: 3 }],
+            ..TunnelStatus::default()
+        };
+        for trouble in ["", "no uplink"] {
+            let status = TunnelStatus { trouble: trouble.to_owned(), ..status.clone() };
+            let patch = status.patch(Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, true);
+            let object: EgressTunnel = serde_json::from_value(patch).unwrap();
+            assert!(status.is_told_by(&api::convert::tunnel(&object)), "{object:?}");
+            assert!(!status.is_told_by(&Tunnel::default()));
+        }
+    }
+}
