@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use datapath::nft::{Key, Set, TableFamily, Value};
-use datapath::transaction::{CounterValue, FoundChain, FoundTable, NftCommand, TableId};
+use datapath::transaction::{CounterValue, FoundChain, FoundTable, NftCommand, SetShape, TableId};
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
@@ -392,7 +392,7 @@ impl NftSocket {
                     elements: BTreeMap::new(),
                 },
                 Some(shape) => Set {
-                    elements: self.list_elements(id, &set.name, shape.interval)?,
+                    elements: self.list_elements(id, &set.name, &shape)?,
                     key: shape.key,
                     data: shape.data,
                     interval: shape.interval,
@@ -421,13 +421,13 @@ impl NftSocket {
 
     /// The elements of a set. While the kernel still grows a hash table in the background, its list gives some elements
     /// twice and leaves out as many: then it is read anew.
-    fn list_elements(&mut self, id: &TableId, set: &str, interval: bool) -> Result<BTreeMap<Key, Value>> {
+    fn list_elements(&mut self, id: &TableId, set: &str, shape: &SetShape) -> Result<BTreeMap<Key, Value>> {
         let body = |w: &mut Writer| {
             put_family(w, id.family);
             w.text(uapi::element::LIST_TABLE, &id.name);
             w.text(uapi::element::LIST_SET, set);
         };
-        let parse = |m: Message<'_>| Some(decode::parse_elements(&m));
+        let parse = |m: Message<'_>| Some(decode::parse_elements(shape, &m));
         for _ in 0..READ_ATTEMPTS {
             let listed = match self.socket.dump("listing elements", message::GET_ELEMENT, body, parse) {
                 // Gone meanwhile: the caller sees another generation and reads anew.
@@ -435,8 +435,8 @@ impl NftSocket {
                 other => other?.into_iter().flatten().collect::<Vec<_>>(),
             };
             let count = listed.len();
-            let elements = element::collect(interval, listed);
-            if interval || elements.len() == count {
+            let elements = element::collect(shape.interval, listed);
+            if shape.interval || elements.len() == count {
                 return Ok(elements);
             }
             std::thread::sleep(GROWTH_PAUSE);

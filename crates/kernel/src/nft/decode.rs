@@ -3,6 +3,7 @@
 use datapath::nft::{BaseChain, ChainKind, DataType, FieldType, TableFamily};
 use datapath::transaction::{CounterValue, SetShape, TableId};
 
+use super::element::{Listed, data_len, parse_element};
 use super::encode::{family_number, field_type_number, hooks, kind_name};
 use super::uapi::{self, HEADER, chain, generation, object, rule, set, table};
 use crate::wire::{self, Attribute, Message};
@@ -72,13 +73,14 @@ pub(super) fn parse_table(message: &Message<'_>) -> Option<ListedTable> {
 }
 
 pub(super) fn parse_set(message: &Message<'_>) -> Option<ListedSet> {
-    let (mut name, mut flags, mut key_type, mut data_type) = (None, 0, 0, 0);
+    let (mut name, mut flags, mut key_type, mut data_type, mut len) = (None, 0, 0, 0, 0);
     for attribute in attributes(message) {
         match attribute.kind {
             set::NAME => name = attribute.text(),
             set::FLAGS => flags = attribute.u32_be()?,
             set::KEY_TYPE => key_type = attribute.u32_be()?,
             set::DATA_TYPE => data_type = attribute.u32_be()?,
+            set::DATA_LEN => len = attribute.u32_be()?,
             _ => {}
         }
     }
@@ -87,7 +89,7 @@ pub(super) fn parse_set(message: &Message<'_>) -> Option<ListedSet> {
     } else if data_type == set::DATA_VERDICT {
         Some(Some(DataType::Verdict))
     } else {
-        fields(data_type).map(|fields| Some(DataType::Fields(fields)))
+        fields(data_type).map(|fields| Some(data_of(fields, len)))
     };
     let shape = match (fields(key_type), data) {
         (Some(key), Some(data)) => Some(SetShape {
@@ -99,6 +101,17 @@ pub(super) fn parse_set(message: &Message<'_>) -> Option<ListedSet> {
         _ => None,
     };
     Some(ListedSet { name: name?, shape })
+}
+
+/// What data of these types and this length is: twice as long, it is an interval of address and port.
+fn data_of(fields: Vec<FieldType>, len: u32) -> DataType {
+    if let [address, FieldType::Port] = *fields.as_slice() {
+        let interval = DataType::Fields(vec![address, FieldType::Port, FieldType::Port]);
+        if u32::try_from(data_len(&interval)) == Ok(len) {
+            return interval;
+        }
+    }
+    DataType::Fields(fields)
 }
 
 /// The fields of a concatenation's number: six bits each, the first one highest.
@@ -214,11 +227,11 @@ pub(crate) fn parse_generation(message: &Message<'_>) -> Option<Generation> {
 }
 
 /// The elements in one message of a list.
-pub(super) fn parse_elements(message: &Message<'_>) -> Vec<super::element::Listed> {
+pub(super) fn parse_elements(shape: &SetShape, message: &Message<'_>) -> Vec<Listed> {
     attributes(message)
         .filter(|attribute| attribute.kind == uapi::element::LIST_ELEMENTS)
         .flat_map(Attribute::nested)
-        .filter_map(super::element::parse_element)
+        .filter_map(|attribute| parse_element(shape, attribute))
         .collect()
 }
 
@@ -240,7 +253,9 @@ mod tests {
         fn any_bytes_are_read_without_panic(kind: u16, payload in proptest::collection::vec(any::<u8>(), 0..400)) {
             let message = Message { kind, flags: 0, sequence: 0, payload: &payload };
             let _ = (parse_table(&message), parse_set(&message), parse_chain(&message), parse_rule(&message));
-            let _ = (parse_counter(&message), parse_generation(&message), parse_elements(&message));
+            let _ = (parse_counter(&message), parse_generation(&message));
+            let shape = SetShape { key: vec![FieldType::Mac], data: None, interval: false, timeout: false };
+            let _ = parse_elements(&shape, &message);
             let _ = find_hash(&payload);
         }
     }

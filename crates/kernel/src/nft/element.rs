@@ -19,6 +19,45 @@ pub(super) fn fields_len(fields: &[FieldType]) -> usize {
     }
 }
 
+/// Address and port type of a map for source NAT. The kernel's rule takes four registers: address, first port, address,
+/// last port; and the nft tool knows a map of that form as an interval of address and port.
+pub(super) fn nat_fields(data: &DataType) -> Option<&[FieldType]> {
+    match data {
+        DataType::Fields(fields) => match fields.as_slice() {
+            [FieldType::Ipv4 | FieldType::Ipv6, FieldType::Port, FieldType::Port] => fields.get(..2),
+            _ => None,
+        },
+        DataType::Verdict => None,
+    }
+}
+
+/// Length of a map's data in the kernel.
+pub(super) fn data_len(data: &DataType) -> usize {
+    match (nat_fields(data), data) {
+        (Some(fields), _) => 2 * fields_len(fields),
+        (None, DataType::Fields(fields)) => fields_len(fields),
+        (None, DataType::Verdict) => 0,
+    }
+}
+
+fn to_kernel(shape: &SetShape, bytes: &[u8]) -> Vec<u8> {
+    let Some(data) = &shape.data else { return bytes.to_vec() };
+    match (nat_fields(data), bytes.split_last_chunk::<8>()) {
+        (Some(_), Some((address, [a, b, c, d, last @ ..]))) => {
+            [address, &[*a, *b, *c, *d], address, last].concat()
+        }
+        _ => cut(bytes, data_len(data)).to_vec(),
+    }
+}
+
+fn from_kernel(shape: &SetShape, bytes: &[u8]) -> Vec<u8> {
+    let nat = shape.data.as_ref().and_then(nat_fields).is_some() && bytes.len() % 2 == 0;
+    match (nat, bytes.split_at(bytes.len() / 2), bytes.split_last_chunk::<4>()) {
+        (true, (first, _), Some((_, last))) => [first, last].concat(),
+        _ => pad(bytes.to_vec()),
+    }
+}
+
 /// Writes one element with its value.
 pub(super) fn put_element(
     w: &mut Writer,
@@ -31,11 +70,7 @@ pub(super) fn put_element(
         match value {
             Value::None => {}
             Value::Data(bytes) => {
-                let len = match &shape.data {
-                    Some(DataType::Fields(fields)) => fields_len(fields),
-                    _ => bytes.len(),
-                };
-                w.nest(element::DATA, |w| w.bytes(data::VALUE, cut(bytes, len)));
+                w.nest(element::DATA, |w| w.bytes(data::VALUE, &to_kernel(shape, bytes)));
             }
             Value::Verdict(verdict) => w.nest(element::DATA, |w| put_verdict(w, verdict)),
         }
@@ -136,7 +171,7 @@ pub(super) struct Listed {
 }
 
 /// Reads one element; `None` if it has no form of ours.
-pub(super) fn parse_element(attribute: Attribute<'_>) -> Option<Listed> {
+pub(super) fn parse_element(shape: &SetShape, attribute: Attribute<'_>) -> Option<Listed> {
     let mut key = None;
     let mut end = false;
     let mut value = Value::None;
@@ -146,17 +181,17 @@ pub(super) fn parse_element(attribute: Attribute<'_>) -> Option<Listed> {
                 key = field.nested().find(|a| a.kind == data::VALUE).map(|a| a.payload.to_vec());
             }
             element::FLAGS => end = field.u32_be()? & element::FLAG_INTERVAL_END != 0,
-            element::DATA => value = parse_value(field)?,
+            element::DATA => value = parse_value(shape, field)?,
             _ => {}
         }
     }
     Some(Listed { key: key?, end, value })
 }
 
-fn parse_value(attribute: Attribute<'_>) -> Option<Value> {
+fn parse_value(shape: &SetShape, attribute: Attribute<'_>) -> Option<Value> {
     let value = attribute.nested().next()?;
     if value.kind == data::VALUE {
-        return Some(Value::Data(pad(value.payload.to_vec())));
+        return Some(Value::Data(from_kernel(shape, value.payload)));
     }
     let code = value.nested().find(|a| a.kind == data::VERDICT_CODE)?.u32_be()?.cast_signed();
     let chain = || value.nested().find(|a| a.kind == data::VERDICT_CHAIN).and_then(Attribute::text);
@@ -210,7 +245,7 @@ mod tests {
             put_element(&mut writer, shape, key, value, None);
         }
         let bytes = writer.finish().unwrap();
-        collect(shape.interval, wire::attributes(&bytes).filter_map(parse_element).collect())
+        collect(shape.interval, wire::attributes(&bytes).filter_map(|a| parse_element(shape, a)).collect())
     }
 
     #[test]
@@ -236,6 +271,19 @@ mod tests {
         assert_eq!(round_trip(&shape, &elements), elements);
     }
 
+    #[test]
+    fn data_for_source_nat_is_doubled_in_the_kernel_only() {
+        for (address, len) in [(FieldType::Ipv4, 16), (FieldType::Ipv6, 40)] {
+            let data = DataType::Fields(vec![address, FieldType::Port, FieldType::Port]);
+            assert_eq!(data_len(&data), len);
+            let shape = SetShape { data: Some(data), ..shape(false) };
+            let value: Vec<u8> =
+                (0..address.len()).map(|n| n as u8).chain([4, 0, 0, 0, 5, 0, 0, 0]).collect();
+            let elements = BTreeMap::from([(Key::Exact(vec![1, 2, 3, 4]), Value::Data(value))]);
+            assert_eq!(round_trip(&shape, &elements), elements);
+        }
+    }
+
     proptest! {
         #[test]
         fn any_disjoint_intervals_survive(borders in proptest::collection::btree_set(any::<u32>(), 0..40)) {
@@ -249,7 +297,9 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), interval: bool) {
-            let _ = collect(interval, wire::attributes(&bytes).filter_map(parse_element).collect());
+            let data = if interval { vec![FieldType::Ipv4, FieldType::Port, FieldType::Port] } else { vec![FieldType::Port] };
+            let shape = SetShape { data: Some(DataType::Fields(data)), ..shape(interval) };
+            let _ = collect(interval, wire::attributes(&bytes).filter_map(|a| parse_element(&shape, a)).collect());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use datapath::nft::{BaseChain, ChainKind, DataType, FieldType, Hook, Rule, TableFamily};
 use datapath::transaction::{NftCommand, SetShape, TableId};
 
-use super::element::{self, fields_len};
+use super::element::{self, data_len, fields_len, nat_fields};
 use super::expression::put_statement;
 use super::uapi::{self, chain, message, object, rule, set, table};
 use crate::error::{Error, Result};
@@ -294,10 +294,41 @@ fn put_set(w: &mut Writer, table: &str, name: &str, shape: &SetShape, id: u32) {
     match &shape.data {
         None => {}
         Some(DataType::Verdict) => w.u32_be(set::DATA_TYPE, set::DATA_VERDICT),
-        Some(DataType::Fields(fields)) => {
-            w.u32_be(set::DATA_TYPE, fields_type(fields));
-            w.u32_be(set::DATA_LEN, u32::try_from(fields_len(fields)).unwrap_or(u32::MAX));
+        Some(data @ DataType::Fields(fields)) => {
+            w.u32_be(set::DATA_TYPE, fields_type(nat_fields(data).unwrap_or(fields)));
+            w.u32_be(set::DATA_LEN, u32::try_from(data_len(data)).unwrap_or(u32::MAX));
         }
+    }
+    w.bytes(set::USERDATA, &set_userdata(shape));
+}
+
+/// What the nft tool wants to know to print elements as they are meant: the order of bytes of key and data, and whether
+/// the data is an interval. Types and lengths of one byte, then the value in the host's order.
+fn set_userdata(shape: &SetShape) -> Vec<u8> {
+    const KEY_BYTE_ORDER: u8 = 0;
+    const DATA_BYTE_ORDER: u8 = 1;
+    const DATA_INTERVAL: u8 = 6;
+    let mut bytes = Vec::new();
+    let mut put = |kind: u8, value: u32| {
+        bytes.extend([kind, 4]);
+        bytes.extend(value.to_ne_bytes());
+    };
+    put(KEY_BYTE_ORDER, byte_order(&shape.key));
+    if let Some(data @ DataType::Fields(fields)) = &shape.data {
+        put(DATA_BYTE_ORDER, byte_order(fields));
+        if nat_fields(data).is_some() {
+            put(DATA_INTERVAL, 1);
+        }
+    }
+    bytes
+}
+
+/// 1 for the host's order of bytes, 2 for the network's, 0 for several fields, each of which has its own.
+fn byte_order(fields: &[FieldType]) -> u32 {
+    match fields {
+        [FieldType::Mark | FieldType::InterfaceIndex] => 1,
+        [_] => 2,
+        _ => 0,
     }
 }
 

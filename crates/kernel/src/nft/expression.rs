@@ -13,6 +13,8 @@ use crate::wire::Writer;
 const VERDICT: u32 = 0;
 /// First of the registers of four bytes.
 const FIRST: u32 = 8;
+/// The mark, to `meta` and to `ct`.
+const KEY_MARK: u32 = 3;
 
 /// Writes the expressions of one statement into a rule's list.
 pub(super) fn put_statement(w: &mut Writer, family: TableFamily, statement: &Statement) {
@@ -28,6 +30,7 @@ pub(super) fn put_statement(w: &mut Writer, family: TableFamily, statement: &Sta
         Statement::MapThenVerdict { key, map, verdicts } => {
             put_key(w, key);
             put_lookup(w, map, Some(FIRST), false);
+            put_through_mark(w);
             put_lookup(w, verdicts, Some(VERDICT), false);
         }
         Statement::VerdictMap { key, map } => {
@@ -167,6 +170,23 @@ fn put_meta_load(w: &mut Writer, register: u32, key: u32) {
     });
 }
 
+/// Passes the first register through the packet's mark, which has its old value afterwards. To the kernel that changes
+/// nothing; but the nft tool, which knows no map's result as a key, would abort where it lists the rule.
+fn put_through_mark(w: &mut Writer) {
+    const SAVED: u32 = FIRST + 8;
+    put_meta_load(w, SAVED, KEY_MARK);
+    put_mark_write(w, FIRST);
+    put_meta_load(w, FIRST, KEY_MARK);
+    put_mark_write(w, SAVED);
+}
+
+fn put_mark_write(w: &mut Writer, register: u32) {
+    put_expression(w, "meta", |w| {
+        w.u32_be(2, KEY_MARK);
+        w.u32_be(3, register);
+    });
+}
+
 fn put_ct_load(w: &mut Writer, register: u32, key: u32, original: bool) {
     put_expression(w, "ct", |w| {
         w.u32_be(1, register);
@@ -259,12 +279,8 @@ fn put_constant(w: &mut Writer, value: &[u8]) {
 }
 
 fn put_target(w: &mut Writer, target: Target) {
-    const KEY_MARK: u32 = 3;
     match target {
-        Target::Mark => put_expression(w, "meta", |w| {
-            w.u32_be(2, KEY_MARK);
-            w.u32_be(3, FIRST);
-        }),
+        Target::Mark => put_mark_write(w, FIRST),
         Target::ConnectionMark => put_expression(w, "ct", |w| {
             w.u32_be(2, KEY_MARK);
             w.u32_be(4, FIRST);
@@ -296,16 +312,18 @@ fn put_payload_write(w: &mut Writer, offset: u32, len: usize) {
     });
 }
 
-/// Source NAT from registers that hold address, first port and last port, each padded to whole registers.
+/// Source NAT from registers that hold address, first port, address again, last port, each padded to whole registers.
 fn put_snat(w: &mut Writer, ipv6: bool) {
     let address = if ipv6 { FieldType::Ipv6 } else { FieldType::Ipv4 };
-    let first_port = FIRST + len32(address.padded_len() / 4);
+    let address_registers = len32(address.padded_len() / 4);
+    let second = FIRST + address_registers + 1;
     put_expression(w, "nat", |w| {
         w.u32_be(1, 0);
         w.u32_be(2, if ipv6 { 10 } else { 2 });
         w.u32_be(3, FIRST);
-        w.u32_be(5, first_port);
-        w.u32_be(6, first_port + 1);
+        w.u32_be(4, second);
+        w.u32_be(5, second - 1);
+        w.u32_be(6, second + address_registers);
         w.u32_be(7, NAT_PORTS_SPECIFIED);
     });
 }

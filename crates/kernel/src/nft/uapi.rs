@@ -75,6 +75,7 @@ pub(super) mod set {
     pub(in crate::nft) const DATA_TYPE: u16 = 6;
     pub(in crate::nft) const DATA_LEN: u16 = 7;
     pub(in crate::nft) const ID: u16 = 10;
+    pub(in crate::nft) const USERDATA: u16 = 13;
     pub(in crate::nft) const FLAG_INTERVAL: u32 = 4;
     pub(in crate::nft) const FLAG_MAP: u32 = 8;
     pub(in crate::nft) const FLAG_TIMEOUT: u32 = 0x10;
