@@ -11,12 +11,16 @@ mod apply;
 mod ip_bytes;
 mod observe;
 mod socket;
+mod sys;
 mod uapi;
 mod wire;
 
 pub mod address;
+pub mod announce;
+pub mod conntrack;
 pub mod error;
 pub mod link;
+pub mod monitor;
 pub mod neighbour;
 pub mod netns;
 pub mod nft;
@@ -24,6 +28,7 @@ pub mod route;
 pub mod rtnetlink;
 pub mod rule;
 pub mod sysctl;
+pub mod uplink;
 
 pub use apply::{ApplyError, Failure, Kernel};
 pub use error::{Error, Result};

@@ -30,7 +30,7 @@ use decode::ListedTable;
 use encode::{Batch, Shapes, family_number};
 use uapi::message;
 
-pub(crate) use decode::parse_generation;
+pub(crate) use decode::{parse_generation, table_of};
 
 const NETLINK_NETFILTER: isize = 12;
 /// How often a table is read anew when somebody commits meanwhile.
@@ -93,6 +93,14 @@ impl NftSocket {
     /// What [`NftSocket::apply`] would say.
     pub fn check(&mut self, commands: &[NftCommand]) -> Result<(), BatchError> {
         self.commit(commands, None, false)
+    }
+
+    /// The socket's netlink port, by which its commits are known among others'.
+    ///
+    /// # Errors
+    /// When the kernel doesn't say.
+    pub fn port(&self) -> Result<u32> {
+        self.socket.port()
     }
 
     /// Number of the ruleset's generation: it changes with every commit of anybody.

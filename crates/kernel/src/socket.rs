@@ -47,6 +47,15 @@ impl NetlinkSocket {
         Ok(Self { socket, sequence: 0, buffer: vec![0; RECEIVE_BUFFER] })
     }
 
+    /// Its address among netlink sockets.
+    pub(crate) fn port(&self) -> Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket
+            .get_address(&mut address)
+            .map(|()| address.port_number())
+            .map_err(|source| Error::system("reading a socket's address", source))
+    }
+
     /// The sequence number for a message to come.
     pub(crate) fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1).max(1);

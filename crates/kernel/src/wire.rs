@@ -146,6 +146,8 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// Netlink port of whoever asked for this.
+    pub(crate) port: u32,
     pub(crate) payload: &'a [u8],
 }
 
@@ -158,6 +160,7 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: u16_at(bytes, 4)?,
             flags: u16_at(bytes, 6)?,
             sequence: u32_at(bytes, 8)?,
+            port: u32_at(bytes, 12)?,
             payload,
         };
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();

@@ -72,6 +72,13 @@ pub(super) fn parse_table(message: &Message<'_>) -> Option<ListedTable> {
     Some(ListedTable { id: TableId { family: family(message)?, name: name? }, flags })
 }
 
+/// The table that a message is about, whatever else it is about: the name always comes first.
+pub(crate) fn table_of(message: &Message<'_>) -> Option<TableId> {
+    (message.kind >> 8 == uapi::SUBSYSTEM).then_some(())?;
+    let name = attributes(message).find(|attribute| attribute.kind == table::NAME)?.text()?;
+    Some(TableId { family: family(message)?, name })
+}
+
 pub(super) fn parse_set(message: &Message<'_>) -> Option<ListedSet> {
     let (mut name, mut flags, mut key_type, mut data_type, mut len) = (None, 0, 0, 0, 0);
     for attribute in attributes(message) {
@@ -251,7 +258,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(kind: u16, payload in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let message = Message { kind, flags: 0, sequence: 0, payload: &payload };
+            let message = Message { kind, flags: 0, sequence: 0, port: 0, payload: &payload };
             let _ = (parse_table(&message), parse_set(&message), parse_chain(&message), parse_rule(&message));
             let _ = (parse_counter(&message), parse_generation(&message));
             let shape = SetShape { key: vec![FieldType::Mac], data: None, interval: false, timeout: false };
