@@ -39,14 +39,12 @@ impl Announcer {
             let mut pending: Vec<Pending> = Vec::new();
             loop {
                 let next = pending.iter().filter_map(Pending::due).min();
-                let wait = next.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
+                let wait =
+                    next.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
                 match inbox.recv_timeout(wait) {
-                    Ok((uplink, addresses)) => pending.push(Pending {
-                        uplink,
-                        addresses,
-                        start: Instant::now(),
-                        done: 0,
-                    }),
+                    Ok((uplink, addresses)) => {
+                        pending.push(Pending { uplink, addresses, start: Instant::now(), done: 0 })
+                    }
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
                 }

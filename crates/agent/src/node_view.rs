@@ -126,6 +126,8 @@ pub fn node_view(objects: &Objects, local: &Local) -> NodeView {
     let groups = groups(objects);
     let networks = objects.cluster_networks().cloned().unwrap_or_default();
     let underlays = objects.tunnels.values().filter_map(|tunnel| tunnel.underlay);
+    let uplink = local.uplink.iter();
+    let own = uplink.flat_map(|own| own.ipv4.map(IpAddr::V4).into_iter().chain(own.ipv6.map(IpAddr::V6)));
     let pods = endpoints(objects).map(|(key, pod)| {
         let pod = Pod { addresses: pod.addresses.clone(), interface: None };
         (PodKey::new(&key.namespace, &key.name), pod)
@@ -163,7 +165,7 @@ pub fn node_view(objects: &Objects, local: &Local) -> NodeView {
         pods: pods.collect(),
         policies: objects.all_policies().map(|policy| policy_view(objects, &groups, policy)).collect(),
         cluster_cidrs: networks.all,
-        node_addresses: networks.nodes.iter().copied().chain(underlays).collect(),
+        node_addresses: networks.nodes.iter().copied().chain(underlays).chain(own).collect(),
         eips: source_eips.collect(),
         all_eips: groups.keys().copied().chain(policy_eips).collect(),
         gateway_eips,

@@ -149,7 +149,8 @@ impl Writer {
                 outcome = self.write(&wish, false) => outcome,
             };
             // What the watch does not show yet was perhaps undone by somebody: look again, but not at once.
-            let settled = wish.tunnel.as_ref().is_none_or(|tunnel| tunnel.told) && wish.observed_generation.is_none();
+            let settled =
+                wish.tunnel.as_ref().is_none_or(|tunnel| tunnel.told) && wish.observed_generation.is_none();
             let again = match outcome {
                 Ok(()) if settled => {
                     pause = FIRST_PAUSE;
@@ -209,10 +210,7 @@ impl Writer {
 }
 
 fn parameters() -> PatchParams {
-    PatchParams {
-        field_manager: Some("egressgateway-agent".to_owned()),
-        ..PatchParams::default()
-    }
+    PatchParams { field_manager: Some("egressgateway-agent".to_owned()), ..PatchParams::default() }
 }
 
 /// An object that is gone needs no status.

@@ -17,11 +17,7 @@ use crate::objects::Event;
 
 /// Starts all watches; what they say goes to the channel.
 pub fn start(supervisor: &mut Supervisor, client: &Client, node: &str, events: &Sender<Event>) {
-    let mut watches = Watches {
-        supervisor,
-        client,
-        events,
-    };
+    let mut watches = Watches { supervisor, client, events };
     let own_pods = Config::default().fields(&format!("spec.nodeName={node}"));
     watches.start::<SlimPod>("watch pods", own_pods, Event::Pod);
     watches.start::<SlimNamespace>("watch namespaces", Config::default(), Event::Namespace);

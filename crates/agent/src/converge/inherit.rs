@@ -23,20 +23,14 @@ impl<K: Kernel> Converger<K> {
         let found = self.kernel.read(&interest(&wanted, &self.local.settings)).map_err(PassError::Read)?;
         let ids = self.kernel.held_ids().map_err(PassError::Connections)?;
         if let Some(device) = &found.state.tunnel {
-            self.tunnel = Some(OwnTunnel {
-                mac: device.mac,
-                ipv4: device.ipv4,
-                ipv6: device.ipv6,
-            });
+            self.tunnel = Some(OwnTunnel { mac: device.mac, ipv4: device.ipv4, ipv6: device.ipv6 });
         }
         let view = self.view_now();
         self.local.held = held_eips(&found, &ids, &view.all_eips);
         let view = self.view_now();
         let numbering = Numbering::recover(&found, &view);
-        let inheritance = Inheritance {
-            claims: self.claims(&found, &view),
-            carriers: carriers(&found, &view, &numbering),
-        };
+        let inheritance =
+            Inheritance { claims: self.claims(&found, &view), carriers: carriers(&found, &view, &numbering) };
         self.local.claims = inheritance.claims.keys().copied().collect();
         let carriers = inheritance.carriers.iter();
         self.local.carriers = carriers.map(|(eip, node)| (*eip, Some(node.clone()))).collect();
@@ -50,9 +44,11 @@ impl<K: Kernel> Converger<K> {
 
     /// EIPs that the kernel answers for, with the epoch that this node told the API server last.
     fn claims(&self, found: &Found, view: &NodeView) -> BTreeMap<EipPair, Claim> {
-        let addresses: BTreeSet<IpAddr> = found.state.proxy_neighbours.iter().map(|entry| entry.address).collect();
+        let addresses: BTreeSet<IpAddr> =
+            found.state.proxy_neighbours.iter().map(|entry| entry.address).collect();
         let told = self.objects.tunnels.get(&self.local.node).map(|tunnel| tunnel.claims.as_slice());
-        let answered = view.gateway_eips.keys().filter(|eip| eip.addresses().any(|own| addresses.contains(&own)));
+        let answered =
+            view.gateway_eips.keys().filter(|eip| eip.addresses().any(|own| addresses.contains(&own)));
         answered
             .map(|eip| {
                 let told = told.unwrap_or_default().iter().find(|claim| claim.eip == *eip);

@@ -7,106 +7,19 @@ use super::*;
 use runtime::watch::Change;
 
 use crate::objects::Event;
-
-/// Objects as a user and the controller write them.
-#[derive(Default)]
-struct World {
-    objects: Objects,
-}
-
-fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).unwrap()
-}
-
-impl World {
-    fn with(mut self, kind: &str, value: Value) -> Self {
-        let changed = self.objects.absorb(match kind {
-            "pod" => Event::Pod(Change::Applied(read(value))),
-            "namespace" => Event::Namespace(Change::Applied(read(value))),
-            "gateway" => Event::Gateway(Change::Applied(read(value))),
-            "policy" => Event::Policy(Change::Applied(read(value))),
-            "cluster policy" => Event::ClusterPolicy(Change::Applied(read(value))),
-            "tunnel" => Event::Tunnel(Change::Applied(read(value))),
-            "info" => Event::ClusterInfo(Change::Applied(read(value))),
-            "lease" => Event::Lease(Change::Applied(read(value))),
-            other => panic!("{other}"),
-        });
-        assert!(changed, "{kind} made no difference");
-        self
-    }
-
-    fn pod(self, namespace: &str, name: &str, app: &str, ip: &str) -> Self {
-        self.with(
-            "pod",
-            json!({
-                "metadata": {"namespace": namespace, "name": name, "labels": {"app": app}},
-                "spec": {"nodeName": "n1"}, "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}
-            }),
-        )
-    }
-
-    /// Gateway `default` with nodes `g1` and `g2`, EIP 10.6.168.201 on `g1`; tunnels of all nodes.
-    fn cluster() -> Self {
-        let world = Self::default().with(
-            "gateway",
-            json!({
-                "metadata": {"name": "default"},
-                "spec": {"ippools": {"ipv4": ["10.6.168.201-10.6.168.205"]},
-                         "nodeSelector": {"selector": {"matchLabels": {"egressgateway": "true"}}}},
-                "status": {"nodeList": [
-                    {"name": "g1", "status": "Ready", "eips": [{"ipv4": "10.6.168.201", "policies": [{"name": "p"}]}]},
-                    {"name": "g2", "status": "NodeNotReady"}
-                ]}
-            }),
-        );
-        ["n1", "g1", "g2"].into_iter().enumerate().fold(world, |world, (index, node)| {
-            world.with(
-                "tunnel",
-                json!({"metadata": {"name": node}, "status": {
-                    "tunnel": {"ipv4": format!("172.31.0.{}", index + 1), "mac": "66:00:00:00:00:01",
-                               "parent": {"name": "eth0", "ipv4": format!("10.6.0.{}", index + 1)}},
-                    "phase": "Ready", "mark": "0x26000001", "probeKey": BASE64.encode([index as u8; 32])
-                }}),
-            )
-        })
-    }
-
-    fn policy(self, spec: Value) -> Self {
-        let status = json!({"eip": {"ipv4": "10.6.168.201"}, "node": "g1"});
-        self.with(
-            "policy",
-            json!({"metadata": {"namespace": "default", "name": "p"}, "spec": spec, "status": status}),
-        )
-    }
-
-    fn lease(self, node: &str, blocks: Value) -> Self {
-        let leases = json!([{"gateway": "default", "ipv4": "10.6.168.201", "blocks": blocks}]);
-        self.with(
-            "lease",
-            json!({"metadata": {"name": node}, "spec": {"generation": 1, "blockCount": 1, "leases": leases}}),
-        )
-    }
-
-    fn view(&self, node: &str) -> NodeView {
-        node_view(&self.objects, &local(node))
-    }
-}
+use crate::world::{World, by_app, eip, read};
 
 fn local(node: &str) -> Local {
     Local { node: node.to_owned(), ..Local::default() }
 }
 
-fn eip() -> EipPair {
-    "10.6.168.201".parse().unwrap()
-}
-
-fn by_app() -> Value {
-    json!({"egressGatewayName": "default", "appliedTo": {"podSelector": {"matchLabels": {"app": "web"}}}})
+fn view(world: &World, node: &str) -> NodeView {
+    node_view(&world.objects, &local(node))
 }
 
 #[track_caller]
 fn check_selected(world: &World, expected: &[&str]) {
-    let view = world.view("n1");
+    let view = view(&world, "n1");
     let selected: BTreeSet<String> =
         view.policies.iter().flat_map(|policy| &policy.pods).map(PodKey::to_string).collect();
     assert_eq!(selected.iter().map(String::as_str).collect::<Vec<_>>(), expected);
@@ -165,7 +78,7 @@ fn pods_without_packets_of_their_own_are_left_out() {
         world = world.with("pod", pod);
     }
     check_selected(&world, &[]);
-    assert!(world.view("n1").pods.is_empty());
+    assert!(view(&world, "n1").pods.is_empty());
 }
 
 #[test]
@@ -184,7 +97,7 @@ fn a_source_knows_its_blocks_and_the_gateways_that_may_carry_its_eip() {
         json!([{"first": 4096, "size": 1024, "state": "Draining", "role": "Source"},
                {"first": 8192, "size": 1024, "state": "Active", "role": "Source"}]),
     );
-    let view = world.view("n1");
+    let view = view(&world, "n1");
     let source = &view.eips[&eip()];
     assert_eq!(source.block.map(|block| block.first()), Some(8192));
     assert_eq!(source.draining.iter().map(|block| block.first()).collect::<Vec<_>>(), [4096]);
@@ -230,7 +143,7 @@ fn a_policy_with_an_eip_that_no_gateway_names_yet_is_carried_by_the_node_of_its_
         json!({"metadata": {"namespace": "default", "name": "new"}, "spec": by_app(),
                "status": {"eip": {"ipv4": "10.6.168.205"}, "node": "g2"}}),
     );
-    let view = world.view("n1");
+    let view = view(&world, "n1");
     let source = &view.eips[&"10.6.168.205".parse().unwrap()];
     assert_eq!(source.carrier.as_deref(), Some("g2"));
     assert!(view.all_eips.len() == 2);
@@ -253,7 +166,7 @@ fn liveness_hears_of_own_groups_of_used_eips_and_of_keys() {
 
 #[test]
 fn the_tunnel_is_that_of_the_served_families() {
-    let view = World::cluster().view("n1");
+    let view = view(&World::cluster(), "n1");
     assert_eq!(view.tunnel.unwrap().ipv4, Some("172.31.0.1".parse().unwrap()));
     assert_eq!(view.peers.keys().collect::<Vec<_>>(), ["g1", "g2"]);
     let mut local = local("n1");
@@ -271,7 +184,7 @@ fn networks_come_from_the_default_cluster_info_only() {
     let world = World::default()
         .with("info", info("default", "10.99.0.0/16"))
         .with("info", info("other", "10.98.0.0/16"));
-    let view = world.view("n1");
+    let view = view(&world, "n1");
     let cidrs: Vec<String> = view.cluster_cidrs.iter().map(ToString::to_string).collect();
     assert_eq!(cidrs, ["10.6.0.1/32", "10.21.1.0/24", "10.99.0.0/16"]);
     assert!(view.node_addresses.contains(&"10.6.0.1".parse::<IpAddr>().unwrap()));

@@ -1,0 +1,174 @@
+//! The program: settings, threads and tasks, and how they are wired.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+use api::slim::SlimNode;
+use datapath::compile::names;
+use datapath::nft::TableFamily;
+use datapath::transaction::TableId;
+use datapath::view::{ExistingFlows, NoGatewayAction, Settings};
+use kube::{Api, Client};
+use prometheus_client::registry::Registry;
+use runtime::admin::{self, Health};
+use runtime::config::{Config, Feature};
+use runtime::readiness::Heartbeat;
+use runtime::supervisor::Supervisor;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::announcer::Announcer;
+use crate::control_loop::{ControlLoop, Inbox, Outbox};
+use crate::converge::Converger;
+use crate::keys::NodeKey;
+use crate::linux::{Linux, UplinkChoice};
+use crate::metrics::{KernelCounters, Metrics};
+use crate::probe::{Probe, Report};
+use crate::status::{Wish, Writer};
+use crate::watches;
+
+/// Names the directory that keeps the probe key over restarts; without it each start makes a new key.
+const STATE_DIR: &str = "STATE_DIR";
+/// Time that tasks have to end.
+const GRACE: Duration = Duration::from_secs(3);
+/// The loop beats at least as often as it looks at the uplink; a pass never takes this long.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// Events on their way to the loop.
+const EVENTS: usize = 1024;
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// When the settings are wrong, or a task fails.
+pub fn run() -> Result<()> {
+    let (config, warnings) = Config::load()?;
+    runtime::telemetry::init(config.log).context("starting the log")?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    if config.node_name.is_empty() {
+        bail!("NODE_NAME is not set; it must name the node that the agent runs on");
+    }
+    tracing::info!(node = config.node_name, ?config, "agent starts");
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    executor.context("starting the executor")?.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let node = config.node_name.as_str();
+    let client = runtime::client::connect("egressgateway-agent").await?;
+    let mut supervisor = Supervisor::new(GRACE);
+    let choice = uplink_choice(&config.feature, &client, node).await?;
+
+    let state_dir = std::env::var_os(STATE_DIR).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let key = Arc::new(NodeKey::load(state_dir.as_deref(), wall_clock_ms())?);
+    let (report_in, reports) = watch::channel(Report::default());
+    let probe = Probe::start(node, key.clone(), move |report| drop(report_in.send_replace(report)))?;
+    let probe = Arc::new(probe);
+
+    let mut registry = Registry::default();
+    let kernel_counters = Arc::new(KernelCounters::new(read_kernel_counters));
+    let metrics = Metrics::register(&mut registry, probe.counters(), kernel_counters);
+    let health = Health::default();
+    let heartbeat = Heartbeat::new(STUCK_AFTER);
+    let not_ready = health.readiness.guard("the first pass over the kernel");
+    let health = Health { heartbeats: vec![("control loop", heartbeat.clone())], ..health };
+    let (wishes, wishes_out) = watch::channel(Wish::default());
+    let outbox = Outbox {
+        probe: probe.clone(),
+        probe_key: key.public(),
+        announcer: Announcer::start(crate::linux::announcer())?,
+        wishes,
+        metrics,
+        heartbeat,
+        not_ready: Some(not_ready),
+    };
+
+    let (events, events_out) = mpsc::channel(EVENTS);
+    let shutdown = supervisor.shutdown();
+    let inbox =
+        Inbox { events: events_out, reports, kernel: crate::linux::monitor()?, shutdown: shutdown.clone() };
+    let converger = Converger::new(node, settings(&config.feature), Linux::open(choice)?);
+    let ended = start_loop(ControlLoop::new(node, converger, outbox), inbox)?;
+    supervisor.spawn("control loop", async { ended.await.context("the loop's thread is gone")? });
+    watches::start(&mut supervisor, &client, node, &events);
+    let writer = Writer::new(client, node, None);
+    let stop = shutdown.clone();
+    supervisor.spawn("status", async move {
+        writer.run(wishes_out, stop).await;
+        Ok(())
+    });
+    let admin = admin::serve(config.health_bind, config.metrics_bind, health, Arc::new(registry), shutdown);
+    supervisor.spawn("health and metrics", admin);
+    let outcome = supervisor.run().await;
+    tracing::info!("agent stops; the kernel stays as it is");
+    outcome
+}
+
+/// The loop on its own thread, for its passes block.
+fn start_loop(control: ControlLoop, inbox: Inbox) -> Result<oneshot::Receiver<Result<()>>> {
+    let (ended_in, ended) = oneshot::channel();
+    let executor = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let executor = executor.context("starting the loop's executor")?;
+    let work = move || drop(ended_in.send(executor.block_on(control.run(inbox))));
+    let thread = std::thread::Builder::new().name("loop".to_owned());
+    thread.spawn(work).context("starting the loop's thread")?;
+    Ok(ended)
+}
+
+fn wall_clock_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn settings(feature: &Feature) -> Settings {
+    use runtime::config;
+    Settings {
+        tunnel_device: feature.vxlan.name.clone(),
+        vni: feature.vxlan.id,
+        tunnel_port: feature.vxlan.port,
+        tunnel_mtu: feature.vxlan.mtu,
+        ipv4: feature.ipv4,
+        ipv6: feature.ipv6,
+        no_gateway_action: match feature.no_gateway_action {
+            config::NoGatewayAction::Reject => NoGatewayAction::Reject,
+            config::NoGatewayAction::Drop => NoGatewayAction::Drop,
+            config::NoGatewayAction::Direct => NoGatewayAction::Direct,
+        },
+        existing_flows: match feature.existing_flows {
+            config::ExistingFlows::Keep => ExistingFlows::Keep,
+            config::ExistingFlows::Cut => ExistingFlows::Cut,
+        },
+    }
+}
+
+/// The device of this node; its labels are asked for only where they matter.
+async fn uplink_choice(feature: &Feature, client: &Client, node: &str) -> Result<UplinkChoice> {
+    let Some(interface) = &feature.tunnel_interface else {
+        return Ok(UplinkChoice::DefaultRoute);
+    };
+    if feature.tunnel_custom_interfaces.is_empty() {
+        return Ok(UplinkChoice::Named(interface.clone()));
+    }
+    let nodes: Api<SlimNode> = Api::all(client.clone());
+    let own = nodes.get(node).await.with_context(|| {
+        format!("reading the labels of node {node}, which tunnelDetectCustomInterface asks for")
+    })?;
+    let labels = own.metadata.labels.unwrap_or_default();
+    let fits = |wanted: &[(String, String)]| wanted.iter().all(|(key, value)| labels.get(key) == Some(value));
+    let custom = feature.tunnel_custom_interfaces.iter().find(|custom| fits(&custom.node_labels));
+    Ok(UplinkChoice::Named(custom.map_or(interface, |custom| &custom.interface).clone()))
+}
+
+fn read_kernel_counters() -> Vec<(String, datapath::transaction::CounterValue)> {
+    let table = TableId { family: TableFamily::Inet, name: names::TABLE.to_owned() };
+    let read = kernel::NftSocket::open().and_then(|mut socket| socket.counters(&table));
+    match read {
+        Ok(counters) => counters.into_iter().collect(),
+        Err(error) => {
+            tracing::warn!(%error, "the kernel's counters can't be read");
+            Vec::new()
+        }
+    }
+}
