@@ -42,10 +42,10 @@ pub fn validate(info: &ResourceInfo, new: &Value, old: Option<&Value>, limits: &
             }
         }
         ("rbac.authorization.k8s.io", _) => binding(new, old, &mut errors),
-        ("scheduling.k8s.io", "priorityclasses") => {
-            if old.is_some_and(|old| old.get("value") != new.get("value")) {
-                errors.push(FieldError::forbidden("value", "may not be changed in an update."));
-            }
+        ("scheduling.k8s.io", "priorityclasses")
+            if old.is_some_and(|old| old.get("value") != new.get("value")) =>
+        {
+            errors.push(FieldError::forbidden("value", "may not be changed in an update."));
         }
         ("discovery.k8s.io", "endpointslices") => {
             let kinds = ["FQDN", "IPv4", "IPv6"];
@@ -265,8 +265,7 @@ fn binding(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::required(format!("{path}.namespace"), ""));
         }
     }
-    if let Some(old) = old.filter(|old| old.get("roleRef") != new.get("roleRef")) {
-        let _ = old;
+    if old.is_some_and(|old| old.get("roleRef") != new.get("roleRef")) {
         let value = new.get("roleRef").unwrap_or(&Value::Null);
         errors.push(FieldError::invalid("roleRef", value, "cannot change roleRef"));
     }
