@@ -123,7 +123,9 @@ impl ControlLoop {
                 }
                 changed = inbox.kernel.changed() => {
                     changed?;
+                    tokio::time::sleep(DEBOUNCE).await;
                     inbox.kernel.mark_unchanged();
+                    self.converger.kernel_changed();
                     true
                 }
                 _ = uplink.tick() => {
@@ -131,6 +133,7 @@ impl ControlLoop {
                     false
                 }
                 _ = resync.tick() => {
+                    self.converger.kernel_changed();
                     self.converger.forget_connections();
                     true
                 }

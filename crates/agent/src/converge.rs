@@ -15,13 +15,14 @@ mod inherit;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use datapath::compile::{compile, names};
 use datapath::diff::diff;
 use datapath::nft::TableFamily;
 use datapath::numbering::{Exhausted, Numbering};
 use datapath::state::DatapathState;
-use datapath::transaction::{CounterValue, Found, Interest, TableId, Transaction};
+use datapath::transaction::{Found, Interest, TableId, Transaction};
 use datapath::view::{NodeView, OwnTunnel, Settings, Uplink};
 use model::EipPair;
 use model::mark::EgressId;
@@ -36,22 +37,33 @@ pub trait Kernel {
     /// Why it may fail.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// The device that leads outside; `None` while it has no address.
-    fn uplink(&mut self) -> Result<Option<Uplink>, Self::Error>;
+    /// Devices that are not ours.
+    fn surroundings(&mut self) -> Result<Surroundings, Self::Error>;
     /// What is there.
     fn read(&mut self, interest: &Interest) -> Result<Found, Self::Error>;
     /// Changes it.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), Self::Error>;
     /// Egress ids that live connections have.
     fn held_ids(&mut self) -> Result<BTreeSet<EgressId>, Self::Error>;
+    /// Ends the connections of ours that this address began; says how many.
+    fn end_flows(&mut self, source: IpAddr) -> Result<usize, Self::Error>;
+}
+
+/// Devices that are not ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The device that leads outside; `None` while it has no address
+    pub uplink: Option<Uplink>,
+    /// Addresses that have a veth of their own, and its index
+    pub pod_interfaces: BTreeMap<IpAddr, u32>,
 }
 
 /// A pass failed; what was there before is still there, or most of it. Trying again may help.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError<E: std::error::Error + 'static> {
-    /// The uplink could not be found out.
-    #[error("looking for the uplink")]
-    Uplink(#[source] E),
+    /// The devices could not be read.
+    #[error("looking for the uplink and the pods' devices")]
+    Surroundings(#[source] E),
     /// The kernel could not be read.
     #[error("reading the kernel's state")]
     Read(#[source] E),
@@ -101,14 +113,14 @@ pub struct Converger<K> {
     numbered: BTreeSet<EipPair>,
     held_ids: BTreeSet<EgressId>,
     setup: Option<SetupKey>,
-    counters: BTreeMap<String, CounterValue>,
     last_view: Option<NodeView>,
     last_wanted: Option<DatapathState>,
     connections_due: bool,
+    surroundings_due: bool,
 }
 
 /// What a [`Setup`] is made of, comparable.
-type SetupKey = (liveness::Topology, Option<std::net::IpAddr>, BTreeMap<String, std::net::IpAddr>);
+type SetupKey = (liveness::Topology, Option<IpAddr>, BTreeMap<String, IpAddr>);
 
 impl<K: Kernel> Converger<K> {
     /// Of this node, with nothing known.
@@ -123,10 +135,10 @@ impl<K: Kernel> Converger<K> {
             numbered: BTreeSet::new(),
             held_ids: BTreeSet::new(),
             setup: None,
-            counters: BTreeMap::new(),
             last_view: None,
             last_wanted: None,
             connections_due: true,
+            surroundings_due: true,
         }
     }
 
@@ -149,6 +161,11 @@ impl<K: Kernel> Converger<K> {
         self.connections_due = true;
     }
 
+    /// Something in the kernel has changed: devices are looked at on the next pass.
+    pub fn kernel_changed(&mut self) {
+        self.surroundings_due = true;
+    }
+
     /// The device that leads outside.
     #[must_use]
     pub fn uplink(&self) -> Option<&Uplink> {
@@ -167,37 +184,15 @@ impl<K: Kernel> Converger<K> {
         self.last_wanted.as_ref()
     }
 
-    /// The kernel's counters as of the last pass.
-    #[must_use]
-    pub fn counters(&self) -> &BTreeMap<String, CounterValue> {
-        &self.counters
-    }
-
     /// The kernel, for what is not part of a pass.
     pub fn kernel(&mut self) -> &mut K {
         &mut self.kernel
     }
 
-    /// Reads the kernel's counters anew.
-    pub fn read_counters(&mut self) -> Result<&BTreeMap<String, CounterValue>, K::Error> {
-        let found = self.kernel.read(&interest(&DatapathState::default(), &self.local.settings))?;
-        self.note_counters(&found);
-        Ok(&self.counters)
-    }
-
-    fn note_counters(&mut self, found: &Found) {
-        let tables = found.tables.values();
-        let counters =
-            tables.flat_map(|table| table.counters.iter().map(|(name, value)| (name.clone(), *value)));
-        self.counters = counters.collect();
-    }
-
     /// Makes the kernel what it shall be. Only with complete lists.
     pub fn pass(&mut self) -> Result<Outcome, PassError<K::Error>> {
         let mut outcome = Outcome::default();
-        if let Some(uplink) = self.kernel.uplink().map_err(PassError::Uplink)? {
-            self.local.uplink = Some(uplink);
-        }
+        self.look_around()?;
         if self.numbering.is_none() {
             outcome.inheritance = Some(self.recover()?);
         }
@@ -209,7 +204,6 @@ impl<K: Kernel> Converger<K> {
 
         let wanted = compile(&view, numbering);
         let found = self.kernel.read(&interest(&wanted, &self.local.settings)).map_err(PassError::Read)?;
-        self.note_counters(&found);
         let transaction = diff(&found, &wanted);
         outcome.changes = transaction.before.len() + transaction.nft.len() + transaction.after.len();
         outcome.repaired = outcome.changes > 0 && self.last_wanted.as_ref() == Some(&wanted);
@@ -224,9 +218,41 @@ impl<K: Kernel> Converger<K> {
         let answered: BTreeSet<EipPair> = answered.map(|(eip, _)| *eip).collect();
         outcome.newly_answered = answered.difference(&self.answered).copied().collect();
         self.answered = answered;
+        self.end_flows_of_gone_pods(&view);
         self.last_view = Some(view);
         self.last_wanted = Some(wanted);
         Ok(outcome)
+    }
+
+    /// Reads the devices, where they may have changed.
+    fn look_around(&mut self) -> Result<(), PassError<K::Error>> {
+        if !self.surroundings_due {
+            return Ok(());
+        }
+        let Surroundings { uplink, pod_interfaces } =
+            self.kernel.surroundings().map_err(PassError::Surroundings)?;
+        // An uplink that loses its address for a moment must not take the tunnel down.
+        self.local.uplink = uplink.or(self.local.uplink.take());
+        self.local.pod_interfaces = pod_interfaces;
+        self.surroundings_due = false;
+        Ok(())
+    }
+
+    /// A pod's connections end with it; else they would hold its ports for days.
+    fn end_flows_of_gone_pods(&mut self, view: &NodeView) {
+        let addresses = |view: &NodeView| -> BTreeSet<IpAddr> {
+            view.pods.values().flat_map(|pod| pod.addresses.iter().copied()).collect()
+        };
+        let Some(before) = self.last_view.as_ref().map(addresses) else { return };
+        for gone in before.difference(&addresses(view)) {
+            match self.kernel.end_flows(*gone) {
+                Ok(0) => {}
+                Ok(ended) => tracing::debug!(address = %gone, ended, "connections of a pod that is gone"),
+                Err(error) => {
+                    tracing::warn!(address = %gone, %error, "connections of a pod that is gone stay")
+                }
+            }
+        }
     }
 
     fn view_now(&mut self) -> NodeView {

@@ -1,13 +1,23 @@
-//! The real kernel behind [`converge::Kernel`](crate::converge::Kernel).
+//! The real kernel behind [`converge::Kernel`](crate::converge::Kernel), the announcer and the monitor.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::os::fd::AsFd as _;
 
-use datapath::transaction::{Found, Interest, Transaction};
+use anyhow::Context as _;
+use datapath::compile::names;
+use datapath::nft::TableFamily;
+use datapath::transaction::{CounterValue, Found, Interest, TableId, Transaction};
 use datapath::view::Uplink;
-use model::mark::EgressId;
+use kernel::conntrack::{ConntrackSocket, FlowFilter};
+use kernel::monitor::{RouteEvent, RouteMonitor, RulesetEvent, RulesetMonitor};
+use kernel::{NftSocket, RouteSocket};
+use model::mark::{BASE, BASE_MASK, EgressId};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::watch;
 
-use crate::converge;
+use crate::converge::{self, Surroundings};
 
 /// How the device that leads outside is found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +32,7 @@ pub enum UplinkChoice {
 /// This network namespace.
 pub struct Linux {
     kernel: kernel::Kernel,
+    connections: ConntrackSocket,
     choice: UplinkChoice,
 }
 
@@ -36,11 +47,27 @@ pub enum LinuxError {
     Transaction(#[from] kernel::ApplyError),
 }
 
+/// Our table.
+#[must_use]
+pub fn table() -> TableId {
+    TableId { family: TableFamily::Inet, name: names::TABLE.to_owned() }
+}
+
 impl Linux {
-    /// Opens it.
+    /// Opens it, and takes over the table that an earlier run has left.
     pub fn open(choice: UplinkChoice) -> Result<Self, LinuxError> {
-        let kernel = kernel::Kernel::open()?;
-        Ok(Self { kernel, choice })
+        let mut kernel = kernel::Kernel::open()?;
+        let interest = Interest { tables: BTreeSet::from([table()]), ..Interest::default() };
+        if let Err(error) = kernel.adopt(&interest) {
+            // A run that has not quite ended; it is tried again with the first transaction.
+            tracing::warn!(%error, "the table of an earlier run can't be taken over yet");
+        }
+        Ok(Self { kernel, connections: ConntrackSocket::open()?, choice })
+    }
+
+    /// Netlink port of the socket that commits to nf_tables.
+    pub fn port(&self) -> Result<u32, LinuxError> {
+        Ok(self.kernel.nft.port()?)
     }
 
     /// Whether the uplink's wire is connected.
@@ -50,56 +77,35 @@ impl Linux {
     }
 }
 
+fn ours() -> FlowFilter {
+    FlowFilter { mark: Some((BASE, BASE_MASK)), source: None }
+}
+
+/// A kernel without connection tracking has no connections.
+fn unless_absent<T: Default>(result: kernel::Result<T>) -> kernel::Result<T> {
+    match result {
+        Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOENT)) => {
+            Ok(T::default())
+        }
+        other => other,
+    }
+}
+
 impl converge::Kernel for Linux {
     type Error = LinuxError;
 
-    fn uplink(&mut self) -> Result<Option<Uplink>, LinuxError> {
+    fn surroundings(&mut self) -> Result<Surroundings, LinuxError> {
         let route = &mut self.kernel.route;
-        let links = route.links()?;
-        let routes = route.routes()?;
-        let defaults = || {
-            let main =
-                routes.iter().filter(|route| route.table == 254 && route.destination.prefix_len() == 0);
-            main.filter(|route| route.device.is_some())
+        let choice = match &self.choice {
+            UplinkChoice::DefaultRoute => kernel::uplink::UplinkChoice::DefaultRoute,
+            UplinkChoice::Named(name) => kernel::uplink::UplinkChoice::Interface(name),
         };
-        let best = |v4: bool| {
-            let of_family = defaults().filter(|route| route.destination.addr().is_ipv4() == v4);
-            of_family.min_by_key(|route| route.metric)
-        };
-        let link = match &self.choice {
-            UplinkChoice::Named(name) => links.iter().find(|link| link.name == *name),
-            UplinkChoice::DefaultRoute => {
-                let index = best(true).or_else(|| best(false)).and_then(|route| route.device);
-                links.iter().find(|link| Some(link.index) == index)
-            }
-        };
-        let Some(link) = link else { return Ok(None) };
-        let addresses = route.addresses()?;
-        let own = addresses.iter().filter(|address| address.index == link.index && address.global);
-        let own: Vec<IpAddr> = own.map(|address| address.address.addr()).collect();
-        let next_hop = |v4: bool| {
-            let through = defaults().filter(|route| route.device == Some(link.index));
-            let hops = through.filter_map(|route| route.gateway);
-            hops.into_iter().find(|hop| hop.is_ipv4() == v4)
-        };
-        let v4 = |address: IpAddr| match address {
-            IpAddr::V4(v4) => Some(v4),
-            IpAddr::V6(_) => None,
-        };
-        let v6 = |address: IpAddr| match address {
-            IpAddr::V6(v6) => Some(v6),
-            IpAddr::V4(_) => None,
-        };
-        let uplink = Uplink {
-            device: link.name.clone(),
-            index: link.index,
-            mtu: link.mtu,
-            ipv4: own.iter().find_map(|address| v4(*address)),
-            ipv6: own.iter().find_map(|address| v6(*address)),
-            next_hop_ipv4: next_hop(true).and_then(v4),
-            next_hop_ipv6: next_hop(false).and_then(v6),
-        };
-        Ok(Some(uplink).filter(|uplink| uplink.ipv4.is_some() || uplink.ipv6.is_some()))
+        let found = route.uplink(choice)?;
+        let veth = |link: &kernel::link::Link| link.kind.as_deref() == Some("veth");
+        let hosts = route.host_routes()?.into_iter().filter(|(_, link)| veth(link));
+        let pod_interfaces: BTreeMap<IpAddr, u32> =
+            hosts.map(|(address, link)| (address, link.index)).collect();
+        Ok(Surroundings { uplink: found.and_then(uplink), pod_interfaces })
     }
 
     fn read(&mut self, interest: &Interest) -> Result<Found, LinuxError> {
@@ -111,18 +117,133 @@ impl converge::Kernel for Linux {
     }
 
     fn held_ids(&mut self) -> Result<BTreeSet<EgressId>, LinuxError> {
-        Ok(BTreeSet::new())
+        let flows = unless_absent(self.connections.flows(&ours()))?;
+        Ok(flows.iter().filter_map(|flow| EgressId::new(flow.mark & !BASE_MASK)).collect())
+    }
+
+    fn end_flows(&mut self, source: IpAddr) -> Result<usize, LinuxError> {
+        let filter = FlowFilter { source: Some(source), ..ours() };
+        Ok(unless_absent(self.connections.delete_matching(&filter))?)
     }
 }
 
-/// Sends one announcement of an address.
-pub fn announcer() -> impl FnMut(&Uplink, IpAddr) + Send + 'static {
-    |_uplink, address| tracing::debug!(%address, "announce")
+fn uplink(found: kernel::uplink::Uplink) -> Option<Uplink> {
+    let v4 = |address: IpAddr| match address {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
+    };
+    let v6 = |address: IpAddr| match address {
+        IpAddr::V6(v6) => Some(v6),
+        IpAddr::V4(_) => None,
+    };
+    let uplink = Uplink {
+        ipv4: found.addresses.iter().find_map(|own| v4(own.addr())),
+        ipv6: found.addresses.iter().find_map(|own| v6(own.addr())),
+        next_hop_ipv4: found.next_hop4.and_then(v4),
+        next_hop_ipv6: found.next_hop6.and_then(v6),
+        device: found.name,
+        index: found.index,
+        mtu: found.mtu,
+    };
+    Some(uplink).filter(|uplink| uplink.ipv4.is_some() || uplink.ipv6.is_some())
 }
 
-/// A number that grows whenever something in the kernel has changed.
-pub fn monitor() -> anyhow::Result<tokio::sync::watch::Receiver<u64>> {
-    let (sender, receiver) = tokio::sync::watch::channel(0);
-    std::mem::forget(sender);
+/// Sends one announcement of an address: to everybody, and to the next hop.
+pub fn announcer() -> anyhow::Result<impl FnMut(&Uplink, IpAddr) + Send + 'static> {
+    let socket = kernel::announce::Announcer::open().context("opening the socket for announcements")?;
+    let mut links = RouteSocket::open()?;
+    Ok(move |uplink: &Uplink, address: IpAddr| {
+        let mut send = || -> kernel::Result<()> {
+            // A point-to-point device has no neighbours to tell.
+            let Some((index, mac)) =
+                links.link(&uplink.device)?.and_then(|link| Some((link.index, link.mac?)))
+            else {
+                return Ok(());
+            };
+            socket.announce(index, mac, address)?;
+            if let (IpAddr::V4(address), Some(next_hop)) = (address, uplink.next_hop_ipv4) {
+                socket.ask_next_hop(index, mac, address, next_hop)?;
+            }
+            Ok(())
+        };
+        match send() {
+            Ok(()) => tracing::debug!(%address, device = uplink.device, "announced"),
+            Err(error) => tracing::warn!(%error, %address, device = uplink.device, "not announced"),
+        }
+    })
+}
+
+/// A number that grows whenever something in the kernel has changed that a pass looks at, and that was not committed by
+/// the socket of that port. Its thread ends when nobody listens any more and something happens.
+pub fn monitor(tunnel: &str, own_port: u32) -> anyhow::Result<watch::Receiver<u64>> {
+    let (sender, receiver) = watch::channel(0);
+    let mut routes = RouteMonitor::open()?;
+    let mut rulesets = RulesetMonitor::open()?;
+    let mut links = RouteSocket::open()?;
+    let tunnel = tunnel.to_owned();
+    let work = move || {
+        loop {
+            let mut fds = [routes.as_fd(), rulesets.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            // An interrupted wait is a short one.
+            let _ = poll(&mut fds, PollTimeout::NONE);
+            let heard = || -> kernel::Result<bool> {
+                let mut matters = false;
+                for event in routes.drain()? {
+                    matters |= concerns(&event, || links.index_of(&tunnel).ok());
+                }
+                for event in rulesets.drain()? {
+                    matters |= match event {
+                        RulesetEvent::Commit(commit) => {
+                            commit.port != own_port && commit.tables.contains(&table())
+                        }
+                        RulesetEvent::Lost => true,
+                    };
+                }
+                Ok(matters)
+            };
+            let mut heard = heard;
+            match heard() {
+                Ok(false) => {}
+                Ok(true) => {
+                    sender.send_modify(|number| *number += 1);
+                    if sender.is_closed() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the kernel is no longer listened to; it is read anew at intervals");
+                    return;
+                }
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("monitor".to_owned());
+    thread.spawn(work).context("starting the thread that listens to the kernel")?;
     Ok(receiver)
+}
+
+/// Whether a pass looks at what has changed. Neighbours come and go all the time: only the tunnel's matter, and only when
+/// they go.
+fn concerns(event: &RouteEvent, tunnel: impl FnOnce() -> Option<u32>) -> bool {
+    match event {
+        RouteEvent::Link { .. }
+        | RouteEvent::Address { .. }
+        | RouteEvent::Route { .. }
+        | RouteEvent::Rules
+        | RouteEvent::Lost => true,
+        RouteEvent::Neighbour { neighbour, removed } => *removed && Some(neighbour.index) == tunnel(),
+        // A proxy entry is on the uplink; forwarding entries of bridges come and go with traffic.
+        RouteEvent::Entry { removed, .. } => *removed,
+    }
+}
+
+/// The kernel's counters; none where they can't be read.
+pub fn counters() -> Vec<(String, CounterValue)> {
+    match NftSocket::open().and_then(|mut socket| socket.counters(&table())) {
+        Ok(counters) => counters.into_iter().collect(),
+        Err(error) => {
+            tracing::warn!(%error, "the kernel's counters can't be read");
+            Vec::new()
+        }
+    }
 }

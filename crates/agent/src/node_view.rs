@@ -30,6 +30,8 @@ pub struct Local {
     pub settings: Settings,
     /// The device that leads outside
     pub uplink: Option<Uplink>,
+    /// Addresses that have a veth of their own, and its index
+    pub pod_interfaces: BTreeMap<IpAddr, u32>,
     /// Who carries each EIP, as far as liveness knows
     pub carriers: BTreeMap<EipPair, Option<String>>,
     /// EIPs that this node claims

@@ -6,9 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use api::slim::SlimNode;
-use datapath::compile::names;
-use datapath::nft::TableFamily;
-use datapath::transaction::TableId;
 use datapath::view::{ExistingFlows, NoGatewayAction, Settings};
 use kube::{Api, Client};
 use prometheus_client::registry::Registry;
@@ -22,7 +19,7 @@ use crate::announcer::Announcer;
 use crate::control_loop::{ControlLoop, Inbox, Outbox};
 use crate::converge::Converger;
 use crate::keys::NodeKey;
-use crate::linux::{Linux, UplinkChoice};
+use crate::linux::{self, Linux, UplinkChoice};
 use crate::metrics::{KernelCounters, Metrics};
 use crate::probe::{Probe, Report};
 use crate::status::{Wish, Writer};
@@ -68,7 +65,7 @@ async fn serve(config: Config) -> Result<()> {
     let probe = Arc::new(probe);
 
     let mut registry = Registry::default();
-    let kernel_counters = Arc::new(KernelCounters::new(read_kernel_counters));
+    let kernel_counters = Arc::new(KernelCounters::new(linux::counters));
     let metrics = Metrics::register(&mut registry, probe.counters(), kernel_counters);
     let health = Health::default();
     let heartbeat = Heartbeat::new(STUCK_AFTER);
@@ -78,7 +75,7 @@ async fn serve(config: Config) -> Result<()> {
     let outbox = Outbox {
         probe: probe.clone(),
         probe_key: key.public(),
-        announcer: Announcer::start(crate::linux::announcer())?,
+        announcer: Announcer::start(linux::announcer()?)?,
         wishes,
         metrics,
         heartbeat,
@@ -87,9 +84,10 @@ async fn serve(config: Config) -> Result<()> {
 
     let (events, events_out) = mpsc::channel(EVENTS);
     let shutdown = supervisor.shutdown();
-    let inbox =
-        Inbox { events: events_out, reports, kernel: crate::linux::monitor()?, shutdown: shutdown.clone() };
-    let converger = Converger::new(node, settings(&config.feature), Linux::open(choice)?);
+    let linux = Linux::open(choice)?;
+    let kernel = linux::monitor(&config.feature.vxlan.name, linux.port()?)?;
+    let inbox = Inbox { events: events_out, reports, kernel, shutdown: shutdown.clone() };
+    let converger = Converger::new(node, settings(&config.feature), linux);
     let ended = start_loop(ControlLoop::new(node, converger, outbox), inbox)?;
     supervisor.spawn("control loop", async { ended.await.context("the loop's thread is gone")? });
     watches::start(&mut supervisor, &client, node, &events);
@@ -159,16 +157,4 @@ async fn uplink_choice(feature: &Feature, client: &Client, node: &str) -> Result
     let fits = |wanted: &[(String, String)]| wanted.iter().all(|(key, value)| labels.get(key) == Some(value));
     let custom = feature.tunnel_custom_interfaces.iter().find(|custom| fits(&custom.node_labels));
     Ok(UplinkChoice::Named(custom.map_or(interface, |custom| &custom.interface).clone()))
-}
-
-fn read_kernel_counters() -> Vec<(String, datapath::transaction::CounterValue)> {
-    let table = TableId { family: TableFamily::Inet, name: names::TABLE.to_owned() };
-    let read = kernel::NftSocket::open().and_then(|mut socket| socket.counters(&table));
-    match read {
-        Ok(counters) => counters.into_iter().collect(),
-        Err(error) => {
-            tracing::warn!(%error, "the kernel's counters can't be read");
-            Vec::new()
-        }
-    }
 }

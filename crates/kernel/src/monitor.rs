@@ -66,6 +66,13 @@ pub enum RouteEvent {
         /// Whether it is gone
         removed: bool,
     },
+    /// A proxy entry or a forwarding entry
+    Entry {
+        /// Index of its device
+        index: u32,
+        /// Whether it is gone
+        removed: bool,
+    },
     /// Some policy routing rule was added or removed
     Rules,
     /// Events were lost: read everything again
@@ -135,7 +142,10 @@ fn parse_route_event(message: &Message<'_>) -> Option<RouteEvent> {
             Some(RouteEvent::Route { route: route::parse_route(message)?, removed })
         }
         RTM_NEWNEIGH | RTM_DELNEIGH => {
-            Some(RouteEvent::Neighbour { neighbour: neighbour::parse_neighbour(message)?, removed })
+            match neighbour::parse_neighbour(message) {
+                Some(neighbour) => Some(RouteEvent::Neighbour { neighbour, removed }),
+                None => Some(RouteEvent::Entry { index: neighbour::device_of(message)?, removed }),
+            }
         }
         RTM_NEWRULE | RTM_DELRULE => Some(RouteEvent::Rules),
         _ => None,

@@ -234,6 +234,11 @@ pub(crate) fn parse_neighbour(message: &Message<'_>) -> Option<Neighbour> {
     })
 }
 
+/// Index of the device of an entry of any kind.
+pub(crate) fn device_of(message: &Message<'_>) -> Option<u32> {
+    fields(message).map(|fields| fields.index)
+}
+
 fn parse_proxy(message: &Message<'_>) -> Option<ProxyEntry> {
     let fields = fields(message)?;
     (fields.flags & FLAG_PROXY != 0).then_some(())?;

@@ -15,6 +15,8 @@ struct Machine {
     fake: FakeKernel,
     held: BTreeSet<EgressId>,
     fails: bool,
+    has_uplink: bool,
+    ended: Vec<IpAddr>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +30,8 @@ enum MachineError {
 impl Kernel for Machine {
     type Error = MachineError;
 
-    fn uplink(&mut self) -> Result<Option<Uplink>, MachineError> {
-        Ok(Some(Uplink {
+    fn surroundings(&mut self) -> Result<Surroundings, MachineError> {
+        let uplink = Uplink {
             device: "eth0".to_owned(),
             index: 2,
             mtu: 1500,
@@ -37,7 +39,8 @@ impl Kernel for Machine {
             ipv6: None,
             next_hop_ipv4: Some([10, 6, 0, 254].into()),
             next_hop_ipv6: None,
-        }))
+        };
+        Ok(Surroundings { uplink: self.has_uplink.then_some(uplink), pod_interfaces: BTreeMap::new() })
     }
 
     fn read(&mut self, _: &Interest) -> Result<Found, MachineError> {
@@ -54,10 +57,15 @@ impl Kernel for Machine {
     fn held_ids(&mut self) -> Result<BTreeSet<EgressId>, MachineError> {
         Ok(self.held.clone())
     }
+
+    fn end_flows(&mut self, source: IpAddr) -> Result<usize, MachineError> {
+        self.ended.push(source);
+        Ok(1)
+    }
 }
 
 fn machine() -> Machine {
-    Machine { fake: FakeKernel::new(["eth0".to_owned()]), ..Machine::default() }
+    Machine { fake: FakeKernel::new(["eth0".to_owned()]), has_uplink: true, ..Machine::default() }
 }
 
 /// A cluster with a policy, one pod that it selects and leases of everybody.
@@ -187,6 +195,26 @@ fn a_tunnel_object_that_is_gone_for_a_while_takes_nothing_down() {
     late.objects.tunnels.remove("n1");
     let (_, outcome) = restart("n1", source, late);
     assert_eq!(outcome.changes, 0);
+}
+
+#[test]
+fn an_uplink_that_loses_its_address_for_a_while_takes_nothing_down() {
+    let mut source = start("n1", machine(), world());
+    pass(&mut source);
+    source.kernel.has_uplink = false;
+    source.kernel_changed();
+    assert_eq!(pass(&mut source).changes, 0);
+}
+
+#[test]
+fn connections_end_with_their_pod() {
+    let mut source = start("n1", machine(), world());
+    pass(&mut source);
+    pass(&mut source);
+    assert!(source.kernel.ended.is_empty());
+    source.objects.pods.clear();
+    pass(&mut source);
+    assert_eq!(source.kernel.ended, [IpAddr::from([10, 21, 1, 2])]);
 }
 
 #[test]

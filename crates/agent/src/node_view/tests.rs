@@ -19,7 +19,7 @@ fn view(world: &World, node: &str) -> NodeView {
 
 #[track_caller]
 fn check_selected(world: &World, expected: &[&str]) {
-    let view = view(&world, "n1");
+    let view = view(world, "n1");
     let selected: BTreeSet<String> =
         view.policies.iter().flat_map(|policy| &policy.pods).map(PodKey::to_string).collect();
     assert_eq!(selected.iter().map(String::as_str).collect::<Vec<_>>(), expected);
