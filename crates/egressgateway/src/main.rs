@@ -7,6 +7,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: egressgateway COMMAND …
 
 commands:
+  agent            the daemon of every node; NODE_NAME and CONFIGMAP_PATH say for which node and how
   lab              a Kubernetes cluster in a box, to try the egress gateway in
   nettools-server  tells callers which address they come from
   nettools-client  asks such a server, and checks the answer
@@ -51,11 +52,23 @@ fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
             .collect::<Vec<_>>()
     };
     Some(match name {
+        "agent" => finish(agent::run()),
         "lab" => lab::cli::main(arguments.iter().cloned()),
         "nettools-server" => lab::nettools::server_main(&text()),
         "nettools-client" => lab::nettools::client_main(&text()),
         _ => return None,
     })
+}
+
+/// The end of a daemon: what went wrong, with all that led to it, on stderr.
+fn finish(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn base_name(path: &OsString) -> String {
