@@ -199,8 +199,9 @@ impl NftSocket {
         let (writer, owners) = (batch.writer, batch.owners);
         self.socket.skip_sequences(u32::try_from(owners.len()).unwrap_or(u32::MAX));
         let outcome = self.exchange(writer, first_sequence, last, &owners, commands);
-        if outcome.is_ok() && for_good {
-            self.remember(commands);
+        match &outcome {
+            Ok(()) if for_good => self.remember(commands),
+            _ => self.forget_shapes(commands),
         }
         outcome
     }
@@ -322,15 +323,24 @@ impl NftSocket {
                     self.shapes.insert((table.clone(), name.clone()), shape.clone());
                 }
                 NftCommand::AddElements { table, set, .. }
-                | NftCommand::DeleteElements { table, set, .. } => {
-                    if !self.shapes.contains_key(&(table.clone(), set.clone())) {
-                        self.list_sets(table)?;
-                    }
+                | NftCommand::DeleteElements { table, set, .. }
+                    if !self.shapes.contains_key(&(table.clone(), set.clone())) =>
+                {
+                    self.list_sets(table)?;
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Sets that a refused batch would have made may be there in another shape.
+    fn forget_shapes(&mut self, commands: &[NftCommand]) {
+        for command in commands {
+            if let NftCommand::AddSet { table, name, .. } = command {
+                self.shapes.remove(&(table.clone(), name.clone()));
+            }
+        }
     }
 
     fn remember(&mut self, commands: &[NftCommand]) {

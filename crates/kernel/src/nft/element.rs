@@ -51,7 +51,7 @@ fn to_kernel(shape: &SetShape, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn from_kernel(shape: &SetShape, bytes: &[u8]) -> Vec<u8> {
-    let nat = shape.data.as_ref().and_then(nat_fields).is_some() && bytes.len() % 2 == 0;
+    let nat = shape.data.as_ref().and_then(nat_fields).is_some() && bytes.len().is_multiple_of(2);
     match (nat, bytes.split_at(bytes.len() / 2), bytes.split_last_chunk::<4>()) {
         (true, (first, _), Some((_, last))) => [first, last].concat(),
         _ => pad(bytes.to_vec()),

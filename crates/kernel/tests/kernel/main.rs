@@ -2,6 +2,7 @@
 //!
 //! Runs as root, or rootless where user namespaces are allowed; says so and does nothing where neither is.
 
+mod packets;
 mod routing;
 mod ruleset;
 
@@ -17,7 +18,7 @@ type Test = (&'static str, fn());
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let tests: Vec<Test> = [routing::TESTS, ruleset::TESTS].concat();
+    let tests: Vec<Test> = [routing::TESTS, ruleset::TESTS, packets::TESTS].concat();
     if arguments.iter().any(|argument| argument == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
