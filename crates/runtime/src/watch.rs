@@ -74,7 +74,7 @@ where
             Some(Err(error)) => {
                 let is_absent = absent == Absent::Empty && is_not_found(&error);
                 let (change, wait) = if is_absent {
-                    debug!(%kind, "the API server does not know this kind");
+                    debug!(%kind, error = %error, "there are none of this kind for us");
                     (Some(Change::Replaced(Vec::new())), PAUSE_WHERE_ABSENT)
                 } else {
                     let wait = pause;
@@ -160,8 +160,9 @@ fn status_code(error: &watcher::Error) -> Option<u16> {
     }
 }
 
+/// Not known, or not for us to see: either way it will not come soon.
 fn is_not_found(error: &watcher::Error) -> bool {
-    status_code(error) == Some(404)
+    matches!(status_code(error), Some(403 | 404))
 }
 
 fn is_expired(error: &watcher::Error) -> bool {

@@ -1,0 +1,167 @@
+//! From objects to what the plan knows of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::convert;
+use api::names;
+use api::v1beta1::{
+    self, EgressClusterEndpointSlice, EgressClusterInfo, EgressClusterPolicy, EgressEndpoint,
+    EgressEndpointSlice, EgressGateway, EgressPolicy, EgressPolicyStatus, EgressPortLease, EgressTunnel,
+    GatewayEip, PolicyRef, condition,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+use kube::api::ObjectMeta;
+use model::EipPair;
+use model::cluster::{ClusterNetworks, PodCidrMode, PodKey};
+use model::policy::PolicyKey;
+use plan::snapshot::{
+    ClusterInfoRecord, Endpoint, GatewayNode, GatewayRecord, GatewayStatus, LeaseRecord, PolicyRecord,
+    PolicyStatus, SliceKey, SliceRecord, TunnelRecord, Usage, Verdict,
+};
+
+pub(crate) fn gateway(object: &EgressGateway) -> GatewayRecord {
+    GatewayRecord {
+        spec: convert::gateway(object),
+        created_at_s: convert::created_at(&object.metadata),
+        deleting: object.metadata.deletion_timestamp.is_some(),
+        kept: object.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_GATEWAY),
+        status: object.status.as_ref().map(gateway_status).unwrap_or_default(),
+    }
+}
+
+fn gateway_status(status: &v1beta1::EgressGatewayStatus) -> GatewayStatus {
+    let nodes = status.node_list.iter().map(|node| {
+        let eips = node.eips.iter().filter_map(gateway_eip);
+        let node_status =
+            GatewayNode { phase: node.status.parse().unwrap_or_default(), eips: eips.collect() };
+        (node.name.clone(), node_status)
+    });
+    let usage = &status.ip_usage;
+    let count = |count: i64| u128::try_from(count).unwrap_or(0);
+    GatewayStatus {
+        nodes: nodes.collect(),
+        unplaced: status.unplaced.iter().filter_map(gateway_eip).collect(),
+        usage: Usage {
+            v4_total: count(usage.ipv4_total),
+            v4_free: count(usage.ipv4_free),
+            v6_total: count(usage.ipv6_total),
+            v6_free: count(usage.ipv6_free),
+        },
+        verdict: verdict(&status.conditions),
+    }
+}
+
+fn gateway_eip(wire: &GatewayEip) -> Option<(EipPair, BTreeSet<PolicyKey>)> {
+    let policies = wire.policies.iter().map(|PolicyRef { name, namespace }| PolicyKey {
+        namespace: Some(namespace.clone()).filter(|namespace| !namespace.is_empty()),
+        name: name.clone(),
+    });
+    Some((pair(&wire.ipv4, &wire.ipv6)?, policies.collect()))
+}
+
+fn pair(v4: &str, v6: &str) -> Option<EipPair> {
+    EipPair::new(v4.parse().ok(), v6.parse().ok())
+}
+
+fn verdict(conditions: &[Condition]) -> Option<Verdict> {
+    let ready = condition(conditions, names::CONDITION_READY)?;
+    Some(Verdict { ok: ready.status == "True", code: ready.reason.clone(), message: ready.message.clone() })
+}
+
+pub(crate) fn policy_key(metadata: &ObjectMeta) -> PolicyKey {
+    PolicyKey { namespace: metadata.namespace.clone(), name: metadata.name.clone().unwrap_or_default() }
+}
+
+pub(crate) fn policy(object: &EgressPolicy) -> PolicyRecord {
+    let spec = convert::policy(object);
+    policy_record(&object.metadata, spec, &object.spec.egress_gateway_name, object.status.as_ref())
+}
+
+pub(crate) fn cluster_policy(object: &EgressClusterPolicy) -> PolicyRecord {
+    let spec = convert::cluster_policy(object);
+    policy_record(&object.metadata, spec, &object.spec.egress_gateway_name, object.status.as_ref())
+}
+
+fn policy_record(
+    metadata: &ObjectMeta,
+    spec: Result<model::policy::Policy, model::Reason>,
+    gateway: &str,
+    status: Option<&EgressPolicyStatus>,
+) -> PolicyRecord {
+    let status = status.map(|status| PolicyStatus {
+        eip: pair(&status.eip.ipv4, &status.eip.ipv6),
+        node: Some(status.node.clone()).filter(|node| !node.is_empty()),
+        verdict: verdict(&status.conditions),
+    });
+    PolicyRecord {
+        spec,
+        gateway: Some(gateway.to_owned()).filter(|name| !name.is_empty()),
+        created_at_s: convert::created_at(metadata),
+        uid: metadata.uid.clone().unwrap_or_default(),
+        status: status.unwrap_or_default(),
+    }
+}
+
+pub(crate) fn tunnel(object: &EgressTunnel) -> TunnelRecord {
+    TunnelRecord { tunnel: convert::tunnel(object), deleting: object.metadata.deletion_timestamp.is_some() }
+}
+
+pub(crate) fn lease(object: &EgressPortLease) -> LeaseRecord {
+    let status = object.status.clone().unwrap_or_default();
+    let in_use = status.eips.iter().filter_map(|eip| Some((pair(&eip.ipv4, &eip.ipv6)?, eip.ports_in_use)));
+    LeaseRecord {
+        lease: convert::port_lease(object),
+        observed_generation: status.observed_generation,
+        ports_in_use: in_use.collect(),
+    }
+}
+
+pub(crate) fn cluster_info(object: &EgressClusterInfo) -> ClusterInfoRecord {
+    // The status is compared as it is on the wire; the plan does not depend on it.
+    let status = object.status.as_ref();
+    let mode = status.map(|status| status.pod_cidr_mode.as_str());
+    let pod_cidr_mode = match mode {
+        Some("k8s") => PodCidrMode::Kubernetes,
+        Some("calico") => PodCidrMode::Calico,
+        _ => PodCidrMode::Off,
+    };
+    let status = ClusterNetworks { pod_cidr_mode, ..ClusterNetworks::default() };
+    ClusterInfoRecord { spec: convert::cluster_info(object), status }
+}
+
+pub(crate) fn slice(object: &EgressEndpointSlice) -> Option<SliceRecord> {
+    slice_record(&object.metadata, &object.endpoints)
+}
+
+pub(crate) fn cluster_slice(object: &EgressClusterEndpointSlice) -> Option<SliceRecord> {
+    slice_record(&object.metadata, &object.endpoints)
+}
+
+pub(crate) fn slice_key(metadata: &ObjectMeta) -> SliceKey {
+    SliceKey { namespace: metadata.namespace.clone(), name: metadata.name.clone().unwrap_or_default() }
+}
+
+fn slice_record(metadata: &ObjectMeta, endpoints: &[EgressEndpoint]) -> Option<SliceRecord> {
+    let none = BTreeMap::new();
+    let labels = metadata.labels.as_ref().unwrap_or(&none);
+    let annotations = metadata.annotations.as_ref().unwrap_or(&none);
+    let whole = annotations.get(names::ANNOTATION_POLICY_NAME);
+    let name = whole.or_else(|| labels.get(names::LABEL_POLICY_NAME))?;
+    let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let endpoints = endpoints.iter().map(|endpoint| Endpoint {
+        pod: PodKey { namespace: endpoint.ns.clone(), name: endpoint.pod.clone() },
+        addresses: endpoint
+            .ipv4
+            .iter()
+            .chain(&endpoint.ipv6)
+            .filter_map(|address| address.parse().ok())
+            .collect(),
+        node: endpoint.node.clone(),
+    });
+    Some(SliceRecord {
+        policy: PolicyKey { namespace: metadata.namespace.clone(), name: name.clone() },
+        owner_uid: owner.map(|owner| owner.uid.clone()).unwrap_or_default(),
+        endpoints: endpoints.collect(),
+    })
+}

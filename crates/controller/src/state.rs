@@ -1,0 +1,237 @@
+//! All that the controller knows: the plan's snapshot, and the objects that it writes as they were last seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::convert;
+use api::names;
+use api::v1beta1::{
+    EgressClusterEndpointSlice, EgressClusterInfo, EgressClusterPolicy, EgressEndpointSlice, EgressGateway,
+    EgressPolicy, EgressPortLease, EgressTunnel,
+};
+use kube::{Resource, ResourceExt};
+use model::cluster::PodKey;
+use model::policy::PolicyKey;
+use plan::snapshot::SliceKey;
+use plan::{ClusterSnapshot, Event, Settings};
+use runtime::watch::Change;
+
+use crate::record;
+use crate::watches::{Input, Kind};
+
+/// All that the controller knows.
+pub(crate) struct State {
+    pub(crate) snapshot: ClusterSnapshot,
+    pub(crate) gateways: BTreeMap<String, EgressGateway>,
+    pub(crate) policies: BTreeMap<PolicyKey, EgressPolicy>,
+    pub(crate) cluster_policies: BTreeMap<PolicyKey, EgressClusterPolicy>,
+    pub(crate) tunnels: BTreeMap<String, EgressTunnel>,
+    pub(crate) leases: BTreeMap<String, EgressPortLease>,
+    pub(crate) cluster_infos: BTreeMap<String, EgressClusterInfo>,
+    pub(crate) slices: BTreeMap<SliceKey, EgressEndpointSlice>,
+    pub(crate) cluster_slices: BTreeMap<SliceKey, EgressClusterEndpointSlice>,
+    listed: BTreeSet<Kind>,
+}
+
+impl State {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            snapshot: ClusterSnapshot::new(settings),
+            gateways: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            cluster_policies: BTreeMap::new(),
+            tunnels: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            cluster_infos: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            cluster_slices: BTreeMap::new(),
+            listed: BTreeSet::new(),
+        }
+    }
+
+    /// The kinds that have not been listed yet.
+    pub(crate) fn waiting_for(&self) -> Vec<Kind> {
+        Kind::ALL.into_iter().filter(|kind| !self.listed.contains(kind)).collect()
+    }
+
+    /// Takes in what a watch says. Whether a plan may change by it, and the kind if it has now been listed.
+    pub(crate) fn absorb(&mut self, input: Input) -> bool {
+        let listed = input.lists();
+        let snapshot = &mut self.snapshot;
+        let changed = match input {
+            Input::Node(change) => {
+                let known = snapshot.nodes.keys().cloned().collect();
+                read(snapshot, known, change, |node| (node.name_any(), convert::node(node)), Event::Node)
+            }
+            Input::Namespace(change) => {
+                let known = snapshot.namespaces.keys().cloned().collect();
+                read(snapshot, known, change, |it| (it.name_any(), it.labels().clone()), Event::Namespace)
+            }
+            Input::Pod(change) => {
+                let known = snapshot.pods.keys().cloned().collect();
+                read(snapshot, known, change, |pod| (convert::pod_key(pod), convert::pod(pod)), Event::Pod)
+            }
+            Input::Service(change) => {
+                let known = snapshot.services.keys().cloned().collect();
+                read(
+                    snapshot,
+                    known,
+                    change,
+                    |it| (namespaced(it), convert::service_addresses(it)),
+                    Event::Service,
+                )
+            }
+            Input::ServiceCidr(change) => {
+                let known = snapshot.service_cidrs.keys().cloned().collect();
+                read(
+                    snapshot,
+                    known,
+                    change,
+                    |it| (it.name_any(), convert::service_ranges(it)),
+                    Event::ServiceCidr,
+                )
+            }
+            Input::ControlPlane(change) => {
+                let known = snapshot.control_plane_ranges.keys().cloned().collect();
+                let ranges = |it: &_| (namespaced(it), convert::control_plane_ranges(it));
+                read(snapshot, known, change, ranges, Event::ControlPlane)
+            }
+            Input::Gateway(change) => {
+                keep(snapshot, &mut self.gateways, change, ResourceExt::name_any, |name, it| {
+                    Some(Event::Gateway(name, it.map(record::gateway)))
+                })
+            }
+            Input::Policy(change) => keep(snapshot, &mut self.policies, change, key_of, |key, it| {
+                Some(Event::Policy(key, it.map(record::policy)))
+            }),
+            Input::ClusterPolicy(change) => {
+                keep(snapshot, &mut self.cluster_policies, change, key_of, |key, it| {
+                    Some(Event::Policy(key, it.map(record::cluster_policy)))
+                })
+            }
+            Input::Tunnel(change) => {
+                keep(snapshot, &mut self.tunnels, change, ResourceExt::name_any, |name, it| {
+                    Some(Event::Tunnel(name, it.map(record::tunnel)))
+                })
+            }
+            Input::Lease(change) => {
+                keep(snapshot, &mut self.leases, change, ResourceExt::name_any, |name, it| {
+                    Some(Event::Lease(name, it.map(record::lease)))
+                })
+            }
+            Input::ClusterInfo(change) => {
+                keep(snapshot, &mut self.cluster_infos, change, ResourceExt::name_any, |name, it| {
+                    // Objects of other names say nothing.
+                    (name == names::CLUSTER_INFO).then(|| Event::ClusterInfo(it.map(record::cluster_info)))
+                })
+            }
+            Input::Slice(change) => keep(snapshot, &mut self.slices, change, slice_key, |key, it| {
+                Some(Event::Slice(key, it.and_then(record::slice)))
+            }),
+            Input::ClusterSlice(change) => {
+                keep(snapshot, &mut self.cluster_slices, change, slice_key, |key, it| {
+                    Some(Event::Slice(key, it.and_then(record::cluster_slice)))
+                })
+            }
+        };
+        listed.is_some_and(|kind| self.listed.insert(kind)) || changed
+    }
+}
+
+fn namespaced<K: Resource>(object: &K) -> PodKey {
+    PodKey { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+}
+
+fn key_of<K: Resource>(object: &K) -> PolicyKey {
+    record::policy_key(object.meta())
+}
+
+fn slice_key<K: Resource>(object: &K) -> SliceKey {
+    record::slice_key(object.meta())
+}
+
+/// Takes in objects of a kind that is only read.
+fn read<K, Key: Ord + Clone, T>(
+    snapshot: &mut ClusterSnapshot,
+    known: BTreeSet<Key>,
+    change: Change<K>,
+    convert: impl Fn(&K) -> (Key, T),
+    event: impl Fn(Key, Option<T>) -> Event,
+) -> bool {
+    match change {
+        Change::Applied(object) => {
+            let (key, value) = convert(&object);
+            snapshot.absorb(event(key, Some(value)))
+        }
+        Change::Deleted(object) => snapshot.absorb(event(convert(&object).0, None)),
+        Change::Replaced(objects) => {
+            let mut gone = known;
+            let mut changed = false;
+            for object in &objects {
+                let (key, value) = convert(object);
+                gone.remove(&key);
+                changed |= snapshot.absorb(event(key, Some(value)));
+            }
+            for key in gone {
+                changed |= snapshot.absorb(event(key, None));
+            }
+            changed
+        }
+    }
+}
+
+/// Takes in objects of a kind that is also written. What is older than what we know, because we wrote it, is passed over.
+fn keep<K: Resource, Key: Ord + Clone>(
+    snapshot: &mut ClusterSnapshot,
+    store: &mut BTreeMap<Key, K>,
+    change: Change<K>,
+    key_of: impl Fn(&K) -> Key,
+    event: impl Fn(Key, Option<&K>) -> Option<Event>,
+) -> bool {
+    let mut absorb =
+        |key: Key, object: Option<&K>| event(key, object).is_some_and(|event| snapshot.absorb(event));
+    match change {
+        Change::Applied(object) => {
+            let key = key_of(&object);
+            if store.get(&key).is_some_and(|known| is_older(&object, known)) {
+                return false;
+            }
+            let changed = absorb(key.clone(), Some(&object));
+            store.insert(key, object);
+            changed
+        }
+        Change::Deleted(object) => {
+            let key = key_of(&object);
+            // Of a later object of the same name, which we know already, this says nothing.
+            if store
+                .get(&key)
+                .is_some_and(|known| known.meta().uid != object.meta().uid && is_older(&object, known))
+            {
+                return false;
+            }
+            store.remove(&key);
+            absorb(key, None)
+        }
+        Change::Replaced(objects) => {
+            let mut gone: BTreeSet<Key> = store.keys().cloned().collect();
+            let mut changed = false;
+            for object in objects {
+                let key = key_of(&object);
+                gone.remove(&key);
+                changed |= absorb(key.clone(), Some(&object));
+                store.insert(key, object);
+            }
+            for key in gone {
+                store.remove(&key);
+                changed |= absorb(key, None);
+            }
+            changed
+        }
+    }
+}
+
+fn is_older<K: Resource>(object: &K, known: &K) -> bool {
+    let version = |object: &K| {
+        object.meta().resource_version.as_deref().and_then(|version| version.parse::<u64>().ok())
+    };
+    matches!((version(object), version(known)), (Some(new), Some(old)) if new < old)
+}

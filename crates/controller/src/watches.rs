@@ -1,0 +1,129 @@
+//! The kinds that the controller watches.
+
+use api::slim::{ControlPlanePod, SlimNamespace, SlimNode, SlimPod, SlimService, SlimServiceCidr};
+use api::v1beta1::{
+    EgressClusterEndpointSlice, EgressClusterInfo, EgressClusterPolicy, EgressEndpointSlice, EgressGateway,
+    EgressPolicy, EgressPortLease, EgressTunnel,
+};
+use kube::runtime::watcher::Config;
+use kube::{Api, Client};
+use runtime::supervisor::Supervisor;
+use runtime::watch::{Absent, Change, watch};
+use tokio::sync::mpsc;
+
+/// What a watch says.
+pub(crate) enum Input {
+    Node(Change<SlimNode>),
+    Namespace(Change<SlimNamespace>),
+    Pod(Change<SlimPod>),
+    Service(Change<SlimService>),
+    ServiceCidr(Change<SlimServiceCidr>),
+    ControlPlane(Change<ControlPlanePod>),
+    Gateway(Change<EgressGateway>),
+    Policy(Change<EgressPolicy>),
+    ClusterPolicy(Change<EgressClusterPolicy>),
+    Tunnel(Change<EgressTunnel>),
+    Lease(Change<EgressPortLease>),
+    ClusterInfo(Change<EgressClusterInfo>),
+    Slice(Change<EgressEndpointSlice>),
+    ClusterSlice(Change<EgressClusterEndpointSlice>),
+}
+
+/// A watched kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Node,
+    Namespace,
+    Pod,
+    Service,
+    ServiceCidr,
+    ControlPlane,
+    Gateway,
+    Policy,
+    ClusterPolicy,
+    Tunnel,
+    Lease,
+    ClusterInfo,
+    Slice,
+    ClusterSlice,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 14] = [
+        Self::Node,
+        Self::Namespace,
+        Self::Pod,
+        Self::Service,
+        Self::ServiceCidr,
+        Self::ControlPlane,
+        Self::Gateway,
+        Self::Policy,
+        Self::ClusterPolicy,
+        Self::Tunnel,
+        Self::Lease,
+        Self::ClusterInfo,
+        Self::Slice,
+        Self::ClusterSlice,
+    ];
+}
+
+impl Input {
+    /// The kind that is complete by this.
+    pub(crate) fn lists(&self) -> Option<Kind> {
+        fn complete<K>(change: &Change<K>, kind: Kind) -> Option<Kind> {
+            matches!(change, Change::Replaced(_)).then_some(kind)
+        }
+        match self {
+            Self::Node(change) => complete(change, Kind::Node),
+            Self::Namespace(change) => complete(change, Kind::Namespace),
+            Self::Pod(change) => complete(change, Kind::Pod),
+            Self::Service(change) => complete(change, Kind::Service),
+            Self::ServiceCidr(change) => complete(change, Kind::ServiceCidr),
+            Self::ControlPlane(change) => complete(change, Kind::ControlPlane),
+            Self::Gateway(change) => complete(change, Kind::Gateway),
+            Self::Policy(change) => complete(change, Kind::Policy),
+            Self::ClusterPolicy(change) => complete(change, Kind::ClusterPolicy),
+            Self::Tunnel(change) => complete(change, Kind::Tunnel),
+            Self::Lease(change) => complete(change, Kind::Lease),
+            Self::ClusterInfo(change) => complete(change, Kind::ClusterInfo),
+            Self::Slice(change) => complete(change, Kind::Slice),
+            Self::ClusterSlice(change) => complete(change, Kind::ClusterSlice),
+        }
+    }
+}
+
+/// Starts a watch for every kind.
+pub(crate) fn start(supervisor: &mut Supervisor, client: &Client, inputs: &mpsc::Sender<Input>) {
+    macro_rules! watch_kind {
+        ($name:literal, $absent:expr, $config:expr, $wrap:expr) => {
+            supervisor.spawn(
+                $name,
+                watch(
+                    Api::all(client.clone()),
+                    $config,
+                    $absent,
+                    $wrap,
+                    inputs.clone(),
+                    supervisor.shutdown(),
+                ),
+            );
+        };
+    }
+    let all = Config::default;
+    watch_kind!("watch nodes", Absent::Wait, all(), Input::Node);
+    watch_kind!("watch namespaces", Absent::Wait, all(), Input::Namespace);
+    watch_kind!("watch pods", Absent::Wait, all(), Input::Pod);
+    watch_kind!("watch services", Absent::Empty, all(), Input::Service);
+    watch_kind!("watch service ranges", Absent::Empty, all(), Input::ServiceCidr);
+    // As kubeadm labels it; other distributions have no such pod.
+    let control_plane = Config::default().labels("component=kube-controller-manager");
+    watch_kind!("watch control plane", Absent::Empty, control_plane, Input::ControlPlane);
+    watch_kind!("watch gateways", Absent::Wait, all(), Input::Gateway);
+    watch_kind!("watch policies", Absent::Wait, all(), Input::Policy);
+    watch_kind!("watch cluster policies", Absent::Wait, all(), Input::ClusterPolicy);
+    watch_kind!("watch tunnels", Absent::Wait, all(), Input::Tunnel);
+    watch_kind!("watch port leases", Absent::Wait, all(), Input::Lease);
+    watch_kind!("watch cluster info", Absent::Wait, all(), Input::ClusterInfo);
+    watch_kind!("watch slices", Absent::Wait, all(), Input::Slice);
+    watch_kind!("watch cluster slices", Absent::Wait, all(), Input::ClusterSlice);
+}

@@ -1,0 +1,474 @@
+//! Writes what differs between the plan and the objects.
+//!
+//! In steps, each complete before the next begins: what a step wrote is known to the one after it, ports are taken from
+//! one node before another gets them, and a policy says that it is in force after everything that it needs is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::time::Duration;
+
+use api::names;
+use api::resource::CustomResource;
+use api::v1beta1::{
+    EgressClusterEndpointSlice, EgressClusterPolicy, EgressEndpoint, EgressEndpointSlice, EgressPolicy,
+    EgressPortLease, EgressTunnel,
+};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use kube::api::ObjectMeta;
+use kube::{Api, Client, Resource, ResourceExt};
+use model::PortBlock;
+use model::port_lease::PortLease;
+use plan::Plan;
+use plan::endpoint_slices::label_value;
+use plan::snapshot::{SliceKey, SliceRecord};
+use runtime::watch::Change;
+use runtime::writer::{Part, WriteError, create, delete, merge_patch, patch};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tracing::{debug, warn};
+
+use crate::render;
+use crate::state::State;
+use crate::watches::Input;
+
+/// Writes at a time.
+const CONCURRENCY: usize = 16;
+/// A write that takes longer has failed.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What became of the writes of a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Done
+    pub(crate) written: u64,
+    /// Somebody else was faster; the watch will tell
+    pub(crate) conflicts: u64,
+    /// To be tried again
+    pub(crate) failed: u64,
+}
+
+type Job = BoxFuture<'static, Result<Option<Input>, WriteError>>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Objects,
+    TakeLeases,
+    GiveLeases,
+    Gateways,
+    Policies,
+}
+
+/// Writes what differs. What was written is taken into the state.
+pub(crate) async fn write(client: &Client, state: &mut State, plan: &Plan, now: &Time) -> Outcome {
+    let mut outcome = Outcome::default();
+    for step in [Step::Objects, Step::TakeLeases, Step::GiveLeases, Step::Gateways, Step::Policies] {
+        let writer = Writer { client, state, plan, now };
+        let jobs = match step {
+            Step::Objects => writer.objects(),
+            Step::TakeLeases => {
+                [writer.tunnel_statuses(), writer.leases(true)].into_iter().flatten().collect()
+            }
+            Step::GiveLeases => writer.leases(false),
+            Step::Gateways => writer.gateway_statuses(),
+            Step::Policies => [writer.policy_statuses(), writer.cluster_info(), writer.slices()]
+                .into_iter()
+                .flatten()
+                .collect(),
+        };
+        let before = outcome;
+        let results: Vec<_> = stream::iter(jobs).buffer_unordered(CONCURRENCY).collect().await;
+        for result in results {
+            match result {
+                Ok(input) => {
+                    outcome.written += 1;
+                    if let Some(input) = input {
+                        state.absorb(input);
+                    }
+                }
+                Err(error @ (WriteError::Conflict { .. } | WriteError::Gone { .. })) => {
+                    outcome.conflicts += 1;
+                    debug!(error = %error, "not written");
+                }
+                Err(error) => {
+                    outcome.failed += 1;
+                    warn!(error = %describe(&error), "could not write");
+                }
+            }
+        }
+        let is_complete = outcome.conflicts == before.conflicts && outcome.failed == before.failed;
+        if step == Step::TakeLeases && !is_complete {
+            // Ports that could not be taken must not be given.
+            return outcome;
+        }
+    }
+    outcome
+}
+
+fn describe(error: &WriteError) -> String {
+    match error {
+        WriteError::Unavailable { what, source } => format!("{what}: {source}"),
+        other => other.to_string(),
+    }
+}
+
+struct Writer<'a> {
+    client: &'a Client,
+    state: &'a State,
+    plan: &'a Plan,
+    now: &'a Time,
+}
+
+impl Writer<'_> {
+    fn api<K: Resource<DynamicType = ()>>(&self) -> Api<K> {
+        Api::all(self.client.clone())
+    }
+
+    fn namespaced<K>(&self, namespace: Option<&str>) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace.unwrap_or_default())
+    }
+
+    /// Objects that are to be or not to be, and what admission would have filled in.
+    fn objects(&self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for (name, planned) in &self.plan.gateways {
+            let Some(object) = self.state.gateways.get(name) else { continue };
+            let mut wanted = object.clone();
+            let deleting = object.metadata.deletion_timestamp.is_some();
+            set_finalizer(&mut wanted.metadata, names::FINALIZER_GATEWAY, planned.keep, deleting);
+            let pools = &mut wanted.spec.ippools;
+            if let Some(address) = planned.fill_default_v4.filter(|_| pools.ipv4_default_eip.is_empty()) {
+                pools.ipv4_default_eip = address.to_string();
+            }
+            if let Some(address) = planned.fill_default_v6.filter(|_| pools.ipv6_default_eip.is_empty()) {
+                pools.ipv6_default_eip = address.to_string();
+            }
+            jobs.extend(patch_job(self.api(), object, &wanted, Part::Main, Input::Gateway));
+        }
+        for (key, planned) in &self.plan.policies {
+            let Some(gateway) = &planned.fill_gateway else { continue };
+            if let Some(object) = self.state.policies.get(key) {
+                let mut wanted = object.clone();
+                wanted.spec.egress_gateway_name.clone_from(gateway);
+                let api = self.namespaced(key.namespace.as_deref());
+                jobs.extend(patch_job(api, object, &wanted, Part::Main, Input::Policy));
+            } else if let Some(object) = self.state.cluster_policies.get(key) {
+                let mut wanted = object.clone();
+                wanted.spec.egress_gateway_name.clone_from(gateway);
+                jobs.extend(patch_job(self.api(), object, &wanted, Part::Main, Input::ClusterPolicy));
+            }
+        }
+        jobs.extend(self.tunnels());
+        jobs
+    }
+
+    fn tunnels(&self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for name in self.plan.tunnels.keys().filter(|name| !self.state.tunnels.contains_key(*name)) {
+            jobs.push(create_job(self.api(), EgressTunnel::named(name), Input::Tunnel));
+        }
+        for (name, object) in &self.state.tunnels {
+            if object.metadata.deletion_timestamp.is_some() {
+                // Nothing is held for a tunnel but its own status: let it go, and make it anew.
+                let mut wanted = object.clone();
+                set_finalizer(&mut wanted.metadata, names::FINALIZER_TUNNEL, false, true);
+                jobs.extend(patch_job(self.api(), object, &wanted, Part::Main, Input::Tunnel));
+            } else if !self.plan.tunnels.contains_key(name) {
+                jobs.push(delete_job::<EgressTunnel>(self.api(), object));
+            }
+        }
+        jobs
+    }
+
+    fn tunnel_statuses(&self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for (name, planned) in &self.plan.tunnels {
+            let Some(object) = self.state.tunnels.get(name) else { continue };
+            let mut wanted = object.clone();
+            wanted.status = Some(render::tunnel_status(planned, object.status.clone().unwrap_or_default()));
+            jobs.extend(patch_job(self.api(), object, &wanted, Part::Status, Input::Tunnel));
+        }
+        jobs
+    }
+
+    /// Leases that lose a block, or those that lose none.
+    fn leases(&self, losing: bool) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for (node, planned) in &self.plan.leases {
+            let object = self.state.leases.get(node);
+            let known = object.map(api::convert::port_lease).unwrap_or_default();
+            if blocks(&known).is_subset(&planned.as_ref().map(blocks).unwrap_or_default()) == losing {
+                continue;
+            }
+            match (object, planned) {
+                (Some(object), None) => jobs.push(delete_job::<EgressPortLease>(self.api(), object)),
+                (None, Some(lease)) => {
+                    let mut object = EgressPortLease::named(node);
+                    object.spec = api::convert::port_lease_spec(lease);
+                    jobs.push(create_job(self.api(), object, Input::Lease));
+                }
+                (Some(object), Some(lease)) => {
+                    let mut wanted = object.clone();
+                    wanted.spec = api::convert::port_lease_spec(lease);
+                    jobs.extend(patch_job(self.api(), object, &wanted, Part::Main, Input::Lease));
+                }
+                (None, None) => {}
+            }
+        }
+        jobs
+    }
+
+    fn gateway_statuses(&self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for (name, planned) in &self.plan.gateways {
+            let Some(object) = self.state.gateways.get(name) else { continue };
+            let before =
+                object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+            let status = render::gateway_status(planned, before, object.metadata.generation, self.now);
+            let mut wanted = object.clone();
+            wanted.status = Some(status);
+            jobs.extend(patch_job(self.api(), object, &wanted, Part::Status, Input::Gateway));
+        }
+        jobs
+    }
+
+    fn policy_statuses(&self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for (key, planned) in &self.plan.policies {
+            if let Some(object) = self.state.policies.get(key) {
+                let before =
+                    object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+                let status = render::policy_status(planned, before, object.metadata.generation, self.now);
+                let mut wanted = object.clone();
+                wanted.status = Some(status);
+                let api = self.namespaced(key.namespace.as_deref());
+                jobs.extend(patch_job(api, object, &wanted, Part::Status, Input::Policy));
+            } else if let Some(object) = self.state.cluster_policies.get(key) {
+                let before =
+                    object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+                let status = render::policy_status(planned, before, object.metadata.generation, self.now);
+                let mut wanted = object.clone();
+                wanted.status = Some(status);
+                jobs.extend(patch_job(self.api(), object, &wanted, Part::Status, Input::ClusterPolicy));
+            }
+        }
+        jobs
+    }
+
+    fn cluster_info(&self) -> Vec<Job> {
+        let object = self.state.cluster_infos.get(names::CLUSTER_INFO);
+        let (Some(object), Some(networks)) = (object, &self.plan.cluster_networks) else { return Vec::new() };
+        let mut wanted = object.clone();
+        wanted.status = Some(render::cluster_info_status(networks));
+        patch_job(self.api(), object, &wanted, Part::Status, Input::ClusterInfo).into_iter().collect()
+    }
+
+    fn slices(&self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for (key, slice) in &self.plan.slices {
+            let metadata = self.slice_metadata(key, slice);
+            let endpoints: Vec<EgressEndpoint> = slice.endpoints.iter().map(render::endpoint).collect();
+            match &key.namespace {
+                Some(namespace) => {
+                    let api: Api<EgressEndpointSlice> = self.namespaced(Some(namespace));
+                    match self.state.slices.get(key) {
+                        None => jobs.push(create_job(
+                            api,
+                            EgressEndpointSlice { metadata, endpoints },
+                            Input::Slice,
+                        )),
+                        Some(object) => {
+                            let metadata = with_ours(&object.metadata, metadata);
+                            let wanted = EgressEndpointSlice { metadata, endpoints };
+                            jobs.extend(patch_job(api, object, &wanted, Part::Main, Input::Slice));
+                        }
+                    }
+                }
+                None => {
+                    let api: Api<EgressClusterEndpointSlice> = self.api();
+                    match self.state.cluster_slices.get(key) {
+                        None => {
+                            let object = EgressClusterEndpointSlice { metadata, endpoints };
+                            jobs.push(create_job(api, object, Input::ClusterSlice));
+                        }
+                        Some(object) => {
+                            let metadata = with_ours(&object.metadata, metadata);
+                            let wanted = EgressClusterEndpointSlice { metadata, endpoints };
+                            jobs.extend(patch_job(api, object, &wanted, Part::Main, Input::ClusterSlice));
+                        }
+                    }
+                }
+            }
+        }
+        // What the plan knows and does not want; slices without our label are not ours.
+        for (key, _) in
+            self.state.snapshot.slices.iter().filter(|(key, _)| !self.plan.slices.contains_key(*key))
+        {
+            if let Some(object) = self.state.slices.get(key) {
+                jobs.push(delete_job::<EgressEndpointSlice>(
+                    self.namespaced(key.namespace.as_deref()),
+                    object,
+                ));
+            } else if let Some(object) = self.state.cluster_slices.get(key) {
+                jobs.push(delete_job::<EgressClusterEndpointSlice>(self.api(), object));
+            }
+        }
+        jobs
+    }
+
+    fn slice_metadata(&self, key: &SliceKey, slice: &SliceRecord) -> ObjectMeta {
+        let label = label_value(&slice.policy.name);
+        let is_short = label != slice.policy.name;
+        let annotation = (names::ANNOTATION_POLICY_NAME.to_owned(), slice.policy.name.clone());
+        let kind =
+            if key.namespace.is_some() { EgressPolicy::INFO.kind } else { EgressClusterPolicy::INFO.kind };
+        let owner = OwnerReference {
+            api_version: names::API_VERSION.to_owned(),
+            kind: kind.to_owned(),
+            name: slice.policy.name.clone(),
+            uid: slice.owner_uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        };
+        ObjectMeta {
+            name: Some(key.name.clone()),
+            namespace: key.namespace.clone(),
+            labels: Some(BTreeMap::from([(names::LABEL_POLICY_NAME.to_owned(), label)])),
+            annotations: is_short.then(|| BTreeMap::from([annotation])),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        }
+    }
+}
+
+/// An object's metadata with our labels, annotations and owner in it.
+fn with_ours(known: &ObjectMeta, ours: ObjectMeta) -> ObjectMeta {
+    let mut metadata = known.clone();
+    metadata.labels.get_or_insert_default().extend(ours.labels.unwrap_or_default());
+    if let Some(annotations) = ours.annotations {
+        metadata.annotations.get_or_insert_default().extend(annotations);
+    }
+    metadata.owner_references = ours.owner_references;
+    metadata
+}
+
+fn blocks(lease: &PortLease) -> BTreeSet<(model::EipPair, PortBlock)> {
+    let of_eip =
+        lease.leases.iter().map(|lease| lease.blocks.iter().map(move |leased| (lease.eip, leased.block)));
+    of_eip.flatten().collect()
+}
+
+fn set_finalizer(metadata: &mut ObjectMeta, finalizer: &str, wanted: bool, deleting: bool) {
+    let finalizers = metadata.finalizers.get_or_insert_default();
+    let is_there = finalizers.iter().any(|known| known == finalizer);
+    if wanted && !is_there && !deleting {
+        finalizers.push(finalizer.to_owned());
+    } else if !wanted && is_there {
+        finalizers.retain(|known| known != finalizer);
+    }
+    if finalizers.is_empty() {
+        metadata.finalizers = None;
+    }
+}
+
+/// A patch that makes the wanted object of the known one; `None` where they are the same.
+fn patch_job<K>(api: Api<K>, known: &K, wanted: &K, part: Part, wrap: fn(Change<K>) -> Input) -> Option<Job>
+where
+    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Debug + Send + 'static,
+{
+    let name = known.name_any();
+    let version = known.resource_version();
+    let difference = difference(known, wanted, part)?;
+    let job = async move {
+        let written = patch(&api, &name, version.as_deref(), part, difference).await?;
+        Ok(Some(wrap(Change::Applied(written))))
+    };
+    Some(in_time(job).boxed())
+}
+
+/// The merge patch for one part of an object.
+fn difference<K: Serialize>(known: &K, wanted: &K, part: Part) -> Option<Value> {
+    let (known, wanted) = (serde_json::to_value(known).ok()?, serde_json::to_value(wanted).ok()?);
+    match part {
+        Part::Main => merge_patch(&known, &wanted),
+        Part::Status => {
+            let none = json!({});
+            let status = |object: &Value| object.get("status").unwrap_or(&none).clone();
+            merge_patch(&status(&known), &status(&wanted)).map(|status| json!({ "status": status }))
+        }
+    }
+}
+
+fn create_job<K>(api: Api<K>, object: K, wrap: fn(Change<K>) -> Input) -> Job
+where
+    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    in_time(async move { Ok(Some(wrap(Change::Applied(create(&api, &object).await?)))) }).boxed()
+}
+
+fn delete_job<K>(api: Api<K>, object: &K) -> Job
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let (name, uid) = (object.name_any(), object.uid());
+    in_time(async move {
+        delete(&api, &name, uid.as_deref()).await?;
+        Ok(None)
+    })
+    .boxed()
+}
+
+async fn in_time(
+    job: impl Future<Output = Result<Option<Input>, WriteError>>,
+) -> Result<Option<Input>, WriteError> {
+    let late = |_| WriteError::Unavailable {
+        what: "write".to_owned(),
+        source: Box::new(kube::Error::Service(format!("no answer in {} s", DEADLINE.as_secs()).into())),
+    };
+    tokio::time::timeout(DEADLINE, job).await.map_err(late)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::v1beta1::EgressGateway;
+
+    #[test]
+    fn a_finalizer_is_added_beside_others_and_never_while_deleting() {
+        let mut metadata = ObjectMeta { finalizers: Some(vec!["other".to_owned()]), ..ObjectMeta::default() };
+        set_finalizer(&mut metadata, "ours", true, true);
+        assert_eq!(metadata.finalizers, Some(vec!["other".to_owned()]));
+        set_finalizer(&mut metadata, "ours", true, false);
+        assert_eq!(metadata.finalizers, Some(vec!["other".to_owned(), "ours".to_owned()]));
+        set_finalizer(&mut metadata, "ours", false, true);
+        assert_eq!(metadata.finalizers, Some(vec!["other".to_owned()]));
+    }
+
+    #[test]
+    fn a_patch_touches_its_own_part_only() {
+        let known = EgressGateway::named("g");
+        let mut wanted = known.clone();
+        wanted.spec.ippools.ipv4_default_eip = "10.6.1.1".to_owned();
+        assert_eq!(difference(&known, &known, Part::Main), None);
+        assert_eq!(difference(&known, &wanted, Part::Status), None);
+        let expected = json!({"spec": {"ippools": {"ipv4DefaultEIP": "10.6.1.1"}}});
+        assert_eq!(difference(&known, &wanted, Part::Main), Some(expected));
+    }
+
+    #[test]
+    fn others_labels_of_a_slice_stay() {
+        let labels = BTreeMap::from([("theirs".to_owned(), "1".to_owned())]);
+        let known = ObjectMeta { labels: Some(labels), ..ObjectMeta::default() };
+        let ours = ObjectMeta {
+            labels: Some(BTreeMap::from([("ours".to_owned(), "2".to_owned())])),
+            ..ObjectMeta::default()
+        };
+        assert_eq!(with_ours(&known, ours).labels.map(|labels| labels.len()), Some(2));
+    }
+}
