@@ -73,23 +73,14 @@ pub(crate) fn open(
     let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
     let tasks = state.tasks.clone();
     tasks.spawn(async move {
-        let mut stream = Stream {
-            state,
-            sender,
-            settings,
-            columns_sent: false,
-        };
+        let mut stream = Stream { state, sender, settings, columns_sent: false };
         // However it ends, the client sees a clean end of the body and watches again from where it was.
         let _ = stream.run(start).await;
         drop(slot);
     });
     let mut answer = Response::new(Body::from_stream(ReceiverStream::new(receiver)));
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     answer
 }
 
@@ -148,7 +139,8 @@ impl Stream {
                 Ok(batch) => {
                     some |= !batch.events.is_empty();
                     self.deliver(&batch.events).await?;
-                    if !batch.more {
+                    // Only an empty batch tells that the kind is still served: its last events come before its end.
+                    if batch.events.is_empty() && !batch.more {
                         return Ok(some);
                     }
                 }
@@ -170,24 +162,17 @@ impl Stream {
                 self.send(chunk.split().freeze()).await?;
             }
         }
-        if chunk.is_empty() {
-            Ok(())
-        } else {
-            self.send(chunk.freeze()).await
-        }
+        if chunk.is_empty() { Ok(()) } else { self.send(chunk.freeze()).await }
     }
 
     async fn send(&self, chunk: Bytes) -> Result<(), Over> {
         let patience = Duration::from_secs(STALL_SECONDS_MAX);
-        self.sender
-            .send_timeout(Ok(chunk), patience)
-            .await
-            .map_err(|error| {
-                if let mpsc::error::SendTimeoutError::Timeout(_) = error {
-                    tracing::warn!("a watch is cut off, its client does not read");
-                }
-                Over
-            })
+        self.sender.send_timeout(Ok(chunk), patience).await.map_err(|error| {
+            if let mpsc::error::SendTimeoutError::Timeout(_) = error {
+                tracing::warn!("a watch is cut off, its client does not read");
+            }
+            Over
+        })
     }
 
     /// The event as a line of JSON in the form that the client asked for.
@@ -209,10 +194,7 @@ impl Stream {
         };
         let mut line = BytesMut::new().writer();
         // Writing to memory can't fail, and the values here have text keys only.
-        let _ = serde_json::to_writer(
-            &mut line,
-            &json!({ "type": event.kind.as_str(), "object": object }),
-        );
+        let _ = serde_json::to_writer(&mut line, &json!({ "type": event.kind.as_str(), "object": object }));
         let mut line = line.into_inner();
         line.put_u8(b'\n');
         line.freeze()

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, DEFINITIONS, widget_definition};
+use crate::harness::{Cluster, DEFINITIONS, define_widgets};
 
 const AGGREGATED: &str =
     "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
@@ -114,7 +114,7 @@ async fn a_new_definition_appears_in_discovery_and_openapi_and_goes_with_it() {
     let index = async |path: &str| client.get("/openapi/v3").await.expect_code(200)["paths"][path].clone();
     assert_eq!(index("apis/lab.example.com/v1").await, Value::Null);
     let core = index("api/v1").await;
-    client.post(DEFINITIONS, &widget_definition()).await.expect_code(201);
+    define_widgets(&client).await;
     let groups = client.get_as("/apis", AGGREGATED).await.expect_code(200);
     assert_eq!(resource(&groups, "lab.example.com", "v1", "widgets")["shortNames"], json!(["wd"]));
     let url = index("apis/lab.example.com/v1").await["serverRelativeURL"].as_str().expect("a URL").to_owned();

@@ -100,6 +100,19 @@ impl Cluster {
     }
 }
 
+/// Creates the definition of `widgets.lab.example.com`, and waits until it is served.
+pub(crate) async fn define_widgets(client: &Client) {
+    let created = client.post(DEFINITIONS, &widget_definition()).await.expect_code(201);
+    let query = format!("watch=true&resourceVersion={}", version(&created));
+    let mut watch = client.watch(&format!("{DEFINITIONS}?{query}")).await;
+    let mut established = false;
+    while !established {
+        let event = watch.next().await.expect("an event");
+        let conditions = event["object"]["status"]["conditions"].as_array();
+        established = conditions.into_iter().flatten().any(|condition| condition["type"] == "Established");
+    }
+}
+
 /// A definition of `widgets.lab.example.com`.
 pub(crate) fn widget_definition() -> Value {
     json!({

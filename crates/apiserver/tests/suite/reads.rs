@@ -2,9 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{
-    CONFIG_MAPS, Cluster, DEFINITIONS, WIDGETS, config_map, names, version, widget, widget_definition,
-};
+use crate::harness::{CONFIG_MAPS, Cluster, WIDGETS, config_map, define_widgets, names, version, widget};
 
 /// A namespace of its own with config maps `a` to `e`, labelled `n: 1` to `n: 5`; answers the path.
 async fn five(cluster: &Cluster) -> String {
@@ -34,7 +32,7 @@ async fn items_of_built_in_lists_omit_their_type_and_custom_ones_keep_it() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
     client.post(CONFIG_MAPS, &config_map("one", "1")).await.expect_code(201);
-    client.post(DEFINITIONS, &widget_definition()).await.expect_code(201);
+    define_widgets(&client).await;
     client.post(WIDGETS, &widget("w", 1)).await.expect_code(201);
     let built_in = client.get(CONFIG_MAPS).await.expect_code(200);
     assert_eq!(built_in["items"][0]["kind"], Value::Null);

@@ -199,8 +199,9 @@ mod by_kube_rs {
     async fn an_outage_cuts_a_running_command() {
         let cluster = Cluster::start().await;
         cluster.running_pod("p", &["a"]).await;
-        let mut process = exec(&cluster, &["cat"], AttachParams::default().stdin(true)).await;
+        let process = exec(&cluster, &["cat"], AttachParams::default().stdin(true)).await;
         cluster.server.pause();
-        assert_eq!(stdout(&mut process).await, "");
+        let ended = tokio::time::timeout(crate::harness::PATIENCE, process.join()).await;
+        assert!(ended.expect("an end in time").is_err());
     }
 }

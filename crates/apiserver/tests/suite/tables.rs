@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{CONFIG_MAPS, Cluster, DEFINITIONS, WIDGETS, config_map, widget, widget_definition};
+use crate::harness::{CONFIG_MAPS, Cluster, WIDGETS, config_map, define_widgets, widget};
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
@@ -46,7 +46,7 @@ async fn a_table_carries_as_much_of_the_object_as_is_asked_for() {
 async fn a_custom_kind_has_the_columns_of_its_definition() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
-    client.post(DEFINITIONS, &widget_definition()).await.expect_code(201);
+    define_widgets(&client).await;
     client.post(WIDGETS, &widget("w", 3)).await.expect_code(201);
     let table = client.get_as(WIDGETS, TABLE).await.expect_code(200);
     assert_eq!(column_names(&table), ["Name", "Size", "Phase"]);

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::harness::{
-    CONFIG_MAPS, Client, Cluster, DEFINITIONS, WIDGETS, config_map, version, widget, widget_definition,
+    CONFIG_MAPS, Client, Cluster, DEFINITIONS, WIDGETS, config_map, define_widgets, version, widget,
 };
 
 const STREAMING: &str =
@@ -155,7 +155,7 @@ async fn a_streaming_list_without_its_match_is_refused() {
 async fn a_watch_of_a_custom_kind_ends_with_its_definition() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
-    client.post(DEFINITIONS, &widget_definition()).await.expect_code(201);
+    define_widgets(&client).await;
     let mut watch = client.watch(&format!("{WIDGETS}?watch=true")).await;
     client.post(WIDGETS, &widget("w", 1)).await.expect_code(201);
     assert_eq!(watch.next_short().await, "ADDED w");

@@ -4,8 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    CONFIG_MAPS, Cluster, DEFINITIONS, WIDGETS, config_map, names, request, version, widget,
-    widget_definition,
+    CONFIG_MAPS, Cluster, WIDGETS, config_map, define_widgets, names, request, version, widget,
 };
 
 const MERGE: &str = "application/merge-patch+json";
@@ -121,7 +120,7 @@ async fn the_three_patch_formats_are_applied() {
 async fn apply_and_strategic_patches_of_custom_kinds_are_refused_in_the_exact_form() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
-    client.post(DEFINITIONS, &widget_definition()).await.expect_code(201);
+    define_widgets(&client).await;
     client.post(WIDGETS, &widget("w", 1)).await.expect_code(201);
     let path = format!("{WIDGETS}/w");
     for content_type in ["application/strategic-merge-patch+json", "application/apply-patch+yaml"] {
@@ -135,7 +134,7 @@ async fn apply_and_strategic_patches_of_custom_kinds_are_refused_in_the_exact_fo
 async fn custom_resources_are_defaulted_pruned_and_validated() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
-    client.post(DEFINITIONS, &widget_definition()).await.expect_code(201);
+    define_widgets(&client).await;
     let mut object = widget("w", 1);
     object["spec"]["unknown"] = json!(true);
     let reply = client.post(&format!("{WIDGETS}?fieldValidation=Warn"), &object).await;
@@ -153,7 +152,7 @@ async fn custom_resources_are_defaulted_pruned_and_validated() {
 async fn status_is_written_through_its_subresource_only() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
-    client.post(DEFINITIONS, &widget_definition()).await.expect_code(201);
+    define_widgets(&client).await;
     client.post(WIDGETS, &widget("w", 1)).await.expect_code(201);
     let path = format!("{WIDGETS}/w");
     let status = json!({ "status": { "phase": "Done" }, "spec": { "size": 9 } });
