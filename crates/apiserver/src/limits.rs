@@ -17,6 +17,8 @@ pub struct Limits {
     pub total_bytes: usize,
     /// How many changes of one kind are kept for watches and older lists.
     pub history_events: usize,
+    /// How many bytes of JSON the kept changes of one kind have together.
+    pub history_bytes: usize,
     /// How long a change is kept, in seconds; older ones go at the next tick.
     pub history_seconds: i64,
     /// How many events a watch may lag behind before its stream is cut off.
@@ -45,6 +47,7 @@ impl Default for Limits {
             objects: 100_000,
             total_bytes: 512 * 1024 * 1024,
             history_events: 20_000,
+            history_bytes: 16 * 1024 * 1024,
             history_seconds: 600,
             watch_buffer_events: 10_000,
             watch_batch_events: 512,

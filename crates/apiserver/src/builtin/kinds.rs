@@ -167,7 +167,8 @@ const ROWS: &[Row] = &[
     ),
     row((AUTHENTICATION, "v1"), "SelfSubjectReview", "selfsubjectreviews", &[], false, &[Review], &[]),
     row((AUTHENTICATION, "v1"), "TokenReview", "tokenreviews", &[], false, &[Review], &[]),
-    row((AUTHORIZATION, "v1"),
+    row(
+        (AUTHORIZATION, "v1"),
         "LocalSubjectAccessReview",
         "localsubjectaccessreviews",
         &[],
@@ -175,7 +176,8 @@ const ROWS: &[Row] = &[
         &[Review],
         &[],
     ),
-    row((AUTHORIZATION, "v1"),
+    row(
+        (AUTHORIZATION, "v1"),
         "SelfSubjectAccessReview",
         "selfsubjectaccessreviews",
         &[],
@@ -183,7 +185,15 @@ const ROWS: &[Row] = &[
         &[Review],
         &[],
     ),
-    row((AUTHORIZATION, "v1"), "SelfSubjectRulesReview", "selfsubjectrulesreviews", &[], false, &[Review], &[]),
+    row(
+        (AUTHORIZATION, "v1"),
+        "SelfSubjectRulesReview",
+        "selfsubjectrulesreviews",
+        &[],
+        false,
+        &[Review],
+        &[],
+    ),
     row((AUTHORIZATION, "v1"), "SubjectAccessReview", "subjectaccessreviews", &[], false, &[Review], &[]),
 ];
 

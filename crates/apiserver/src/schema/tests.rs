@@ -23,6 +23,7 @@ fn widget_schema() -> Value {
                 "properties": {"known": {"type": "object", "properties": {}}}},
             "map": {"type": "object", "additionalProperties": {"type": "integer"}},
             "port": {"x-kubernetes-int-or-string": true},
+            "tpl": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true},
             "void": {"type": "string", "nullable": true, "default": "d"},
             "one": {"type": "object", "properties": {"l": {"type": "string"}, "r": {"type": "string"}},
                 "oneOf": [{"required": ["l"]}, {"required": ["r"]}]},
@@ -92,6 +93,10 @@ fn violations_are_told_in_the_words_of_kubernetes() {
         ],
     );
     check(json!({"a": "x", "one": {"l": "1"}}), &[]);
+    check(
+        json!({"a": "x", "tpl": {"kind": "K"}}),
+        &["spec.tpl.apiVersion: Required value: must not be empty"],
+    );
 }
 
 #[test]

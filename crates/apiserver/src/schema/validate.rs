@@ -78,6 +78,14 @@ impl Validator<'_> {
         old: Option<&Map<String, Value>>,
         path: &Place<'_>,
     ) {
+        if node.embedded {
+            for key in ["apiVersion", "kind"] {
+                if map.get(key).and_then(Value::as_str).is_none_or(str::is_empty) {
+                    self.errors
+                        .push(FieldError::required(Place::Key(path, key).to_string(), "must not be empty"));
+                }
+            }
+        }
         for key in &node.checks.required {
             if !map.contains_key(key) {
                 self.errors.push(FieldError::required(Place::Key(path, key).to_string(), ""));

@@ -75,6 +75,8 @@ fn encode_line(kind: EventType, object: &Value) -> Bytes {
 pub(crate) struct Change {
     pub(crate) version: u64,
     pub(crate) second: i64,
+    /// Length of the object's JSON, for the limit on the history.
+    pub(crate) bytes: usize,
     pub(crate) key: Arc<Key>,
     /// What was there before.
     pub(crate) old: Option<Arc<Value>>,
@@ -86,15 +88,24 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    pub(crate) fn new(
-        version: u64,
-        second: i64,
-        key: Arc<Key>,
-        old: Option<Arc<Value>>,
-        new: Option<Arc<Value>>,
-        last: Option<Arc<Value>>,
-    ) -> Self {
-        Self { version, second, key, old, new, last, lines: Default::default() }
+    /// A write at a version and a second; what there was and is comes with the builder methods.
+    pub(crate) fn new(version: u64, second: i64, key: Arc<Key>, bytes: usize) -> Self {
+        Self { version, second, bytes, key, old: None, new: None, last: None, lines: Default::default() }
+    }
+
+    pub(crate) fn from(mut self, old: Option<Arc<Value>>) -> Self {
+        self.old = old;
+        self
+    }
+
+    pub(crate) fn to(mut self, new: Arc<Value>) -> Self {
+        self.new = Some(new);
+        self
+    }
+
+    pub(crate) fn to_nothing(mut self, last: Arc<Value>) -> Self {
+        self.last = Some(last);
+        self
     }
 
     /// What a watch that selects by `matches` sees of this write.
@@ -135,11 +146,12 @@ pub(crate) struct History {
     changes: VecDeque<Arc<Change>>,
     /// All changes after this version are known.
     complete_after: u64,
+    bytes: usize,
 }
 
 impl History {
     pub(crate) fn new(complete_after: u64) -> Self {
-        Self { changes: VecDeque::new(), complete_after }
+        Self { changes: VecDeque::new(), complete_after, bytes: 0 }
     }
 
     /// The oldest version from which a watch can start.
@@ -148,8 +160,11 @@ impl History {
     }
 
     pub(crate) fn push(&mut self, change: Change, limits: &Limits) {
+        self.bytes += change.bytes;
         self.changes.push_back(Arc::new(change));
-        while self.changes.len() > limits.history_events {
+        while self.changes.len() > limits.history_events
+            || self.bytes > limits.history_bytes && self.changes.len() > 1
+        {
             self.forget_oldest();
         }
     }
@@ -157,6 +172,7 @@ impl History {
     fn forget_oldest(&mut self) {
         if let Some(change) = self.changes.pop_front() {
             self.complete_after = change.version;
+            self.bytes -= change.bytes;
         }
     }
 

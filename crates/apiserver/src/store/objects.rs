@@ -243,21 +243,17 @@ impl Store {
             object
         });
         let key = Arc::new(Key::of(&object));
-        let entry = Entry { object: Arc::clone(&object), version, bytes: encoded_length(&object) };
-        self.bytes += entry.bytes;
+        let bytes = encoded_length(&object);
+        let entry = Entry { object: Arc::clone(&object), version, bytes };
+        self.bytes += bytes;
         let table = Self::table_mut(&mut self.tables, resource, self.first_version);
         let old = table.objects.insert(Arc::clone(&key), entry);
         self.bytes -= old.as_ref().map_or(0, |old| old.bytes);
         self.objects += usize::from(old.is_none());
         let old = old.map(|old| old.object);
-        let change = Change::new(
-            version,
-            now.as_second(),
-            Arc::clone(&key),
-            old.clone(),
-            Some(Arc::clone(&object)),
-            None,
-        );
+        let change = Change::new(version, now.as_second(), Arc::clone(&key), bytes)
+            .from(old.clone())
+            .to(Arc::clone(&object));
         table.history.push(change, &self.limits);
         self.collector.observe(&ObjectKey { resource: resource.clone(), key }, old.as_deref(), Some(&object));
         object
@@ -276,9 +272,9 @@ impl Store {
         self.objects -= 1;
         self.bytes -= entry.bytes;
         let last = Arc::new(at_version(&entry.object, self.version));
-        let old = Some(Arc::clone(&entry.object));
-        let change =
-            Change::new(self.version, now.as_second(), Arc::clone(&key), old, None, Some(Arc::clone(&last)));
+        let change = Change::new(self.version, now.as_second(), Arc::clone(&key), entry.bytes)
+            .from(Some(Arc::clone(&entry.object)))
+            .to_nothing(Arc::clone(&last));
         table.history.push(change, &self.limits);
         self.service_addresses.release(resource, &last);
         self.collector.observe(&ObjectKey { resource: resource.clone(), key }, Some(&last), None);

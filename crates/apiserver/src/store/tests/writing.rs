@@ -534,3 +534,51 @@ fn metadata_of_custom_resources_has_the_types_of_object_meta() {
         "Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal number into Go struct field Widget.metadata.labels.a of type string"
     );
 }
+
+#[test]
+fn all_served_versions_show_all_objects() {
+    let mut world = World::new();
+    let mut definition = widgets();
+    let mut older = definition["spec"]["versions"][0].clone();
+    older["name"] = json!("v1beta1");
+    older["storage"] = json!(false);
+    definition["spec"]["versions"].as_array_mut().expect("a list").push(older);
+    world.create("customresourcedefinitions", definition);
+    world.tick();
+    assert_eq!(
+        world
+            .store
+            .registry()
+            .groups()
+            .into_iter()
+            .find(|(group, _)| group == "lab.example.com")
+            .map(|it| it.1),
+        Some(vec!["v1".to_owned(), "v1beta1".to_owned()])
+    );
+    let old = world.store.registry().get("lab.example.com", "v1beta1", "widgets").expect("served").clone();
+    let new = world.store.registry().get("lab.example.com", "v1", "widgets").expect("served").clone();
+    let object = json!({"metadata": {"name": "w"}, "spec": {"color": "red"}});
+    let created =
+        world.run(|store, ctx| store.create(ctx, &old, Some("default"), object, &WriteOptions::default()));
+    assert_eq!(created.expect("created").object["apiVersion"], "lab.example.com/v1beta1");
+    let list = world.store.list(&new, &ListRequest::default()).expect("a list");
+    assert_eq!(list.items[0]["apiVersion"], "lab.example.com/v1");
+    let mut cursor =
+        world.store.watch_start(&old, &WatchRequest::default()).expect("a watch").cursor.expect("it goes on");
+    let target = Target { resource: new, namespace: Some("default".to_owned()), name: "w".to_owned() };
+    let patch = json!({"spec": {"color": "blue"}});
+    world
+        .run(|store, ctx| {
+            store.patch(ctx, &target, Subresource::Main, PatchType::Merge, patch, &WriteOptions::default())
+        })
+        .expect("patched");
+    let events = world.store.events_since(&mut cursor, 10).expect("events").events;
+    assert_eq!(events[0].object["apiVersion"], "lab.example.com/v1beta1");
+    let wrong = json!({"apiVersion": "lab.example.com/v1", "kind": "Widget", "metadata": {"name": "v"}});
+    let error =
+        world.run(|store, ctx| store.create(ctx, &old, Some("default"), wrong, &WriteOptions::default()));
+    assert_eq!(
+        error.expect_err("other version").message,
+        "the API version in the data (lab.example.com/v1) does not match the expected API version (lab.example.com/v1beta1)"
+    );
+}
