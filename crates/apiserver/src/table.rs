@@ -33,7 +33,7 @@ pub struct Printer {
 impl Printer {
     /// The printer of a built-in kind; Name and Age for kinds without columns of their own.
     pub fn builtin(group: &str, kind: &str) -> Self {
-        let (columns, cells): (&[column::Spec], fn(&Value, Timestamp) -> Vec<Value>) = match (group, kind) {
+        let (columns, cells): (&[column::Spec], column::CellsOf) = match (group, kind) {
             ("", "Pod") => (pod::COLUMNS, pod::cells),
             ("apps", "Deployment") => (workload::DEPLOYMENT, workload::deployment),
             ("apps", "ReplicaSet") => (workload::REPLICA_SET, workload::replica_set),
@@ -58,10 +58,7 @@ impl Printer {
             ("", "Event") | ("events.k8s.io", "Event") => (event::COLUMNS, event::cells),
             _ => (column::NAME_AND_AGE, column::name_and_age),
         };
-        Self {
-            columns: columns.iter().map(Column::from).collect(),
-            cells: Cells::Builtin(cells),
-        }
+        Self { columns: columns.iter().map(Column::from).collect(), cells: Cells::Builtin(cells) }
     }
 
     /// The printer of a custom kind: Name and the version's `additionalPrinterColumns`, or Name and Age without any.
@@ -112,10 +109,7 @@ impl Printer {
         include: IncludeObject,
         now: Timestamp,
     ) -> Value {
-        let rows: Vec<Value> = objects
-            .into_iter()
-            .map(|object| self.row(object, include, now))
-            .collect();
+        let rows: Vec<Value> = objects.into_iter().map(|object| self.row(object, include, now)).collect();
         json!({
             "kind": "Table",
             "apiVersion": "meta.k8s.io/v1",

@@ -12,28 +12,13 @@ use crate::resource::PrinterColumn;
 /// A column of a built-in kind: name, JSON type, priority (0 shows always, 1 with `-o wide`), description.
 pub(super) type Spec = (&'static str, &'static str, i64, &'static str);
 
-pub(super) const NAME: Spec = (
-    "Name",
-    "string",
-    0,
-    "Name of the object, unique in its namespace.",
-);
+pub(super) const NAME: Spec = ("Name", "string", 0, "Name of the object, unique in its namespace.");
 pub(super) const AGE: Spec = ("Age", "string", 0, "Time since the object was created.");
 pub(super) const NAME_AND_AGE: &[Spec] = &[NAME, AGE];
 
-pub(super) const CONTAINERS: Spec = (
-    "Containers",
-    "string",
-    1,
-    "Names of the containers in the template.",
-);
+pub(super) const CONTAINERS: Spec = ("Containers", "string", 1, "Names of the containers in the template.");
 pub(super) const IMAGES: Spec = ("Images", "string", 1, "Images of the containers in the template.");
-pub(super) const SELECTOR: Spec = (
-    "Selector",
-    "string",
-    1,
-    "Label selector of the pods that belong to it.",
-);
+pub(super) const SELECTOR: Spec = ("Selector", "string", 1, "Label selector of the pods that belong to it.");
 
 /// What a cell prints for a value that isn't there, in columns of built-in kinds.
 pub(super) const NONE: &str = "<none>";
@@ -117,10 +102,13 @@ pub(crate) fn partial_object_metadata(object: &Value) -> Value {
     })
 }
 
+/// Reads an object's cells; the moment is what ages are counted to.
+pub(super) type CellsOf = fn(&Value, Timestamp) -> Vec<Value>;
+
 /// Where a printer's cells come from.
 #[derive(Debug, Clone)]
 pub(super) enum Cells {
-    Builtin(fn(&Value, Timestamp) -> Vec<Value>),
+    Builtin(CellsOf),
     Custom(Vec<CustomColumn>),
 }
 
@@ -149,10 +137,7 @@ impl From<&PrinterColumn> for Column {
 
 impl From<&PrinterColumn> for CustomColumn {
     fn from(definition: &PrinterColumn) -> Self {
-        Self {
-            value_type: definition.kind.clone(),
-            path: JsonPath::parse(&definition.json_path).ok(),
-        }
+        Self { value_type: definition.kind.clone(), path: JsonPath::parse(&definition.json_path).ok() }
     }
 }
 
@@ -170,12 +155,8 @@ impl CustomColumn {
                 (None, Some(float)) => (float as i64).into(),
                 (None, None) => Value::Null,
             },
-            "number" => value
-                .as_number()
-                .map_or(Value::Null, |number| number.clone().into()),
-            "date" => value
-                .as_str()
-                .map_or(Value::Null, |text| age_cell(Some(text), now).into()),
+            "number" => value.as_number().map_or(Value::Null, |number| number.clone().into()),
+            "date" => value.as_str().map_or(Value::Null, |text| age_cell(Some(text), now).into()),
             _ => Value::Null,
         }
     }
@@ -204,10 +185,7 @@ pub(super) fn age(object: &Value, now: Timestamp) -> Value {
 
 /// The non-empty string at a JSON pointer.
 pub(super) fn text<'a>(object: &'a Value, pointer: &str) -> Option<&'a str> {
-    object
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .filter(|text| !text.is_empty())
+    object.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
 /// The integer at a JSON pointer, 0 where there is none.
@@ -217,10 +195,7 @@ pub(super) fn count(object: &Value, pointer: &str) -> i64 {
 
 /// The list at a JSON pointer, empty where there is none.
 pub(super) fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object
-        .pointer(pointer)
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// The map at a JSON pointer.
@@ -231,11 +206,7 @@ pub(super) fn map<'a>(object: &'a Value, pointer: &str) -> Option<&'a Map<String
 /// Joins texts with commas; `<none>` for no text at all.
 pub(super) fn joined<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     let joined = texts.into_iter().collect::<Vec<_>>().join(",");
-    if joined.is_empty() {
-        NONE.to_owned()
-    } else {
-        joined
-    }
+    if joined.is_empty() { NONE.to_owned() } else { joined }
 }
 
 /// A map of labels as `a=b,c=d`.
@@ -259,11 +230,8 @@ pub(super) fn selector_text(selector: Option<&Value>) -> String {
     }
     for expression in list(selector, "/matchExpressions") {
         let key = text(expression, "/key").unwrap_or_default();
-        let values = list(expression, "/values")
-            .iter()
-            .filter_map(Value::as_str)
-            .collect::<Vec<_>>()
-            .join(",");
+        let values =
+            list(expression, "/values").iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",");
         parts.push(match text(expression, "/operator").unwrap_or_default() {
             "In" => format!("{key} in ({values})"),
             "NotIn" => format!("{key} notin ({values})"),
@@ -272,11 +240,7 @@ pub(super) fn selector_text(selector: Option<&Value>) -> String {
             other => format!("{key} {other} ({values})"),
         });
     }
-    if parts.is_empty() {
-        NONE.to_owned()
-    } else {
-        parts.join(",")
-    }
+    if parts.is_empty() { NONE.to_owned() } else { parts.join(",") }
 }
 
 /// The condition of this type in `status.conditions`.
