@@ -96,10 +96,7 @@ impl fmt::Debug for Authenticator {
 
 impl Authenticator {
     pub(crate) fn new(static_tokens: impl IntoIterator<Item = (String, User)>, issuer: TokenIssuer) -> Self {
-        Self {
-            static_tokens: static_tokens.into_iter().collect(),
-            issuer,
-        }
+        Self { static_tokens: static_tokens.into_iter().collect(), issuer }
     }
 
     pub(crate) fn issuer(&self) -> &TokenIssuer {
@@ -115,9 +112,7 @@ impl Authenticator {
         now: jiff::Timestamp,
     ) -> Result<User, StatusError> {
         if let Some(token) = bearer_token(headers)? {
-            return self
-                .user_of_token(&token, objects, now)
-                .ok_or_else(StatusError::unauthorized);
+            return self.user_of_token(&token, objects, now).ok_or_else(StatusError::unauthorized);
         }
         Ok(certificate_user.map_or_else(User::anonymous, |user| user.clone().into_authenticated()))
     }

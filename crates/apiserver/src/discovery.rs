@@ -17,22 +17,15 @@ pub fn core_versions(server_address: &str) -> Value {
 
 /// `/apis`.
 pub fn groups(registry: &Registry) -> Value {
-    let named = registry
-        .groups()
-        .into_iter()
-        .filter(|(group, _)| !group.is_empty());
-    let groups: Vec<Value> = named
-        .map(|(group, versions)| group_entry(&group, &versions))
-        .collect();
+    let named = registry.groups().into_iter().filter(|(group, _)| !group.is_empty());
+    let groups: Vec<Value> = named.map(|(group, versions)| group_entry(&group, &versions)).collect();
     json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
 }
 
 /// `/apis/G`; `None` if there is no such group.
 pub fn group(registry: &Registry, name: &str) -> Option<Value> {
-    let (group, versions) = registry
-        .groups()
-        .into_iter()
-        .find(|(group, _)| group == name && !group.is_empty())?;
+    let (group, versions) =
+        registry.groups().into_iter().find(|(group, _)| group == name && !group.is_empty())?;
     let mut entry = group_entry(&group, &versions);
     if let Some(map) = entry.as_object_mut() {
         map.insert("kind".to_owned(), "APIGroup".into());
@@ -93,10 +86,7 @@ fn resource_entry(info: &ResourceInfo) -> Value {
     if let Some(map) = entry.as_object_mut() {
         insert_names(map, info);
         if !info.storage_version_hash.is_empty() {
-            map.insert(
-                "storageVersionHash".to_owned(),
-                info.storage_version_hash.as_str().into(),
-            );
+            map.insert("storageVersionHash".to_owned(), info.storage_version_hash.as_str().into());
         }
     }
     entry
@@ -109,15 +99,9 @@ pub fn aggregated(registry: &Registry, core: bool, format_version: &str) -> Valu
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, versions)| {
-            let versions: Vec<Value> = versions
-                .iter()
-                .map(|version| aggregated_version(registry, &group, version))
-                .collect();
-            let metadata = if core {
-                json!({ "creationTimestamp": null })
-            } else {
-                json!({ "name": group })
-            };
+            let versions: Vec<Value> =
+                versions.iter().map(|version| aggregated_version(registry, &group, version)).collect();
+            let metadata = if core { json!({ "creationTimestamp": null }) } else { json!({ "name": group }) };
             json!({ "metadata": metadata, "versions": versions })
         })
         .collect();
@@ -130,10 +114,8 @@ pub fn aggregated(registry: &Registry, core: bool, format_version: &str) -> Valu
 }
 
 fn aggregated_version(registry: &Registry, group: &str, version: &str) -> Value {
-    let resources: Vec<Value> = registry
-        .in_version(group, version)
-        .map(|info| aggregated_resource(info))
-        .collect();
+    let resources: Vec<Value> =
+        registry.in_version(group, version).map(|info| aggregated_resource(info)).collect();
     json!({ "version": version, "freshness": "Current", "resources": resources })
 }
 
@@ -168,10 +150,7 @@ fn aggregated_resource(info: &ResourceInfo) -> Value {
 }
 
 fn insert_names(map: &mut Map<String, Value>, info: &ResourceInfo) {
-    for (key, names) in [
-        ("shortNames", &info.short_names),
-        ("categories", &info.categories),
-    ] {
+    for (key, names) in [("shortNames", &info.short_names), ("categories", &info.categories)] {
         if !names.is_empty() {
             map.insert(key.to_owned(), json!(names));
         }

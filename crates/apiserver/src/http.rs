@@ -95,19 +95,12 @@ async fn answer(
 ) -> Result<Answer, Refusal> {
     let certificate_user = connection.certificate_user.as_ref();
     let authenticator = &state.authenticator;
-    let user = authenticator.authenticate(
-        request.headers(),
-        certificate_user,
-        &*state,
-        jiff::Timestamp::now(),
-    )?;
+    let user =
+        authenticator.authenticate(request.headers(), certificate_user, &*state, jiff::Timestamp::now())?;
     let user = impersonated(user, request.headers())?;
     let route = Route::parse(request.uri().path());
     let query = Query::parse(request.uri().query().unwrap_or_default());
-    authorize(
-        &user,
-        &action(&route, request.method(), request.uri().path(), &query),
-    )?;
+    authorize(&user, &action(&route, request.method(), request.uri().path(), &query))?;
     match route {
         Route::Resource(path) => resource(state, connection, user, path, query, request).await,
         Route::Unknown => Err(Refusal::PageNotFound),
@@ -124,10 +117,7 @@ async fn answer(
 /// What the request wants to do, in the terms of access rules.
 fn action(route: &Route, method: &Method, path: &str, query: &Query) -> Action {
     let Route::Resource(resource) = route else {
-        return Action::Path {
-            path: path.to_owned(),
-            verb: method.as_str().to_lowercase(),
-        };
+        return Action::Path { path: path.to_owned(), verb: method.as_str().to_lowercase() };
     };
     let named = resource.name.is_some();
     let verb = match method.as_str() {
@@ -159,12 +149,7 @@ fn action(route: &Route, method: &Method, path: &str, query: &Query) -> Action {
 
 /// The user that the request wants to act as.
 fn impersonated(user: User, headers: &HeaderMap) -> Result<User, StatusError> {
-    let text = |name: &str| {
-        headers
-            .get(name)
-            .and_then(|header| header.to_str().ok())
-            .map(str::to_owned)
-    };
+    let text = |name: &str| headers.get(name).and_then(|header| header.to_str().ok()).map(str::to_owned);
     let groups: Vec<String> = headers
         .get_all("impersonate-group")
         .iter()
@@ -175,11 +160,7 @@ fn impersonated(user: User, headers: &HeaderMap) -> Result<User, StatusError> {
             return Ok(user);
         }
         let message = "requested [{Group}] without impersonating a user";
-        return Err(StatusError::new(
-            500,
-            "InternalError",
-            format!("Internal error occurred: {message}"),
-        ));
+        return Err(StatusError::new(500, "InternalError", format!("Internal error occurred: {message}")));
     };
     let mut needed = vec![("users", name.clone())];
     needed.extend(groups.iter().map(|group| ("groups", group.clone())));
@@ -192,32 +173,22 @@ fn impersonated(user: User, headers: &HeaderMap) -> Result<User, StatusError> {
         };
         authorize(&user, &Action::Resource(action))?;
     }
-    let mut acting = User {
-        name,
-        uid: text("impersonate-uid").unwrap_or_default(),
-        groups,
-        ..User::default()
-    };
+    let mut acting =
+        User { name, uid: text("impersonate-uid").unwrap_or_default(), groups, ..User::default() };
     for (key, value) in headers {
         let Some(key) = key.as_str().strip_prefix("impersonate-extra-") else {
             continue;
         };
         if let Ok(value) = value.to_str() {
-            acting
-                .extra
-                .entry(key.to_owned())
-                .or_default()
-                .push(value.to_owned());
+            acting.extra.entry(key.to_owned()).or_default().push(value.to_owned());
         }
     }
     if let Some(account) = acting.name.strip_prefix("system:serviceaccount:")
         && let Some((namespace, _)) = account.split_once(':')
         && acting.groups.is_empty()
     {
-        acting.groups = vec![
-            "system:serviceaccounts".to_owned(),
-            format!("system:serviceaccounts:{namespace}"),
-        ];
+        acting.groups =
+            vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
     }
     if acting.name != "system:anonymous" && !acting.is_in(crate::auth::AUTHENTICATED) {
         acting.groups.push(crate::auth::AUTHENTICATED.to_owned());
@@ -234,12 +205,7 @@ async fn resource(
     query: Query,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
-    let found = state.read(|store| {
-        store
-            .registry()
-            .get(&path.group, &path.version, &path.resource)
-            .cloned()
-    });
+    let found = state.read(|store| store.registry().get(&path.group, &path.version, &path.resource).cloned());
     let resource = found.ok_or(Refusal::PageNotFound)?;
     let misplaced = if resource.namespaced {
         path.name.is_some() && path.namespace.is_none()
@@ -296,10 +262,9 @@ async fn dispatch(
         _ => return Err(StatusError::method_not_allowed(&call.resource, call.method.as_str()).into()),
     };
     let served = match &call.subresource {
-        Some(name) => call
-            .resource
-            .subresource(name)
-            .is_some_and(|part| part.verbs.iter().any(|own| own == verb)),
+        Some(name) => {
+            call.resource.subresource(name).is_some_and(|part| part.verbs.iter().any(|own| own == verb))
+        }
         None => call.resource.serves(verb),
     };
     // Objects are created in a namespace; only reading goes across all of them.
@@ -329,11 +294,7 @@ fn missing_subresource(call: &Call) -> Refusal {
 
 /// 200, or 201 for what was created.
 fn status_of_write(created: bool) -> StatusCode {
-    if created {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    }
+    if created { StatusCode::CREATED } else { StatusCode::OK }
 }
 
 #[cfg(test)]

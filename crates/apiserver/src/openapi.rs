@@ -29,11 +29,7 @@ pub fn index(registry: &Registry) -> Value {
 
 /// The part of a document's URL after `/openapi/v3/`.
 pub fn document_path(group: &str, version: &str) -> String {
-    if group.is_empty() {
-        format!("api/{version}")
-    } else {
-        format!("apis/{group}/{version}")
-    }
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
 /// Group and version of a document's URL part.
@@ -68,15 +64,8 @@ pub fn document(registry: &Registry, group: &str, version: &str) -> Option<Value
     let mut schemas = builtin::Schemas::default();
     let mut paths = Map::new();
     for info in resources {
-        let name = if info.builtin {
-            schemas.add_builtin(&info.gvk)
-        } else {
-            schemas.add_custom(info)
-        };
-        let parts = info
-            .subresources
-            .iter()
-            .map(|part| (part, schemas.add_subresource(info, &part.gvk)));
+        let name = if info.builtin { schemas.add_builtin(&info.gvk) } else { schemas.add_custom(info) };
+        let parts = info.subresources.iter().map(|part| (part, schemas.add_subresource(info, &part.gvk)));
         let parts: Vec<_> = parts.collect();
         paths::add(&mut paths, info, &name, &parts);
     }

@@ -88,16 +88,9 @@ impl ApiServer {
             connections_max: config.connections_max,
         };
         let state = Arc::new(State::new(settings, authority, tls)?);
-        let handle = ApiServerHandle {
-            inner: Arc::new(Inner {
-                _stop: state.shutdown.clone().drop_guard(),
-                state,
-            }),
-        };
-        handle
-            .state()
-            .tasks
-            .spawn(ticker::run(Arc::clone(handle.state())));
+        let handle =
+            ApiServerHandle { inner: Arc::new(Inner { _stop: state.shutdown.clone().drop_guard(), state }) };
+        handle.state().tasks.spawn(ticker::run(Arc::clone(handle.state())));
         for listener in listeners {
             handle.add_listener(listener)?;
         }
@@ -131,9 +124,7 @@ impl ApiServerHandle {
     pub fn add_listener(&self, listener: TcpListener) -> Result<(), StartError> {
         listener.set_nonblocking(true).map_err(StartError::Listener)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?;
-        self.state()
-            .tasks
-            .spawn(connection::accept_loop(Arc::clone(self.state()), listener));
+        self.state().tasks.spawn(connection::accept_loop(Arc::clone(self.state()), listener));
         Ok(())
     }
 
@@ -159,12 +150,7 @@ impl ApiServerHandle {
         user: &str,
         certificate: &CertificateAndKey,
     ) -> String {
-        kubeconfig::render(
-            url,
-            &self.ca_pem(),
-            user,
-            &kubeconfig::Credential::Certificate(certificate),
-        )
+        kubeconfig::render(url, &self.ca_pem(), user, &kubeconfig::Credential::Certificate(certificate))
     }
 
     /// The bearer token of a user that may do all.
@@ -189,8 +175,7 @@ impl ApiServerHandle {
         pod: Option<&str>,
         life_seconds: i64,
     ) -> Result<String, StatusError> {
-        self.state()
-            .issue_token(namespace, account, pod, &[], life_seconds)
+        self.state().issue_token(namespace, account, pod, &[], life_seconds)
     }
 
     /// Reads the store. Keep it short: writers wait.
@@ -227,10 +212,7 @@ impl ApiServerHandle {
         let waited =
             tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECONDS_MAX), state.tasks.wait()).await;
         if waited.is_err() {
-            tracing::warn!(
-                tasks = state.tasks.len(),
-                "requests were still under way at shutdown"
-            );
+            tracing::warn!(tasks = state.tasks.len(), "requests were still under way at shutdown");
         }
     }
 }
@@ -244,10 +226,7 @@ fn serving_names(extra: &[SubjectName]) -> Vec<SubjectName> {
         "kubernetes.default.svc",
         "kubernetes.default.svc.cluster.local",
     ];
-    let mut names: Vec<SubjectName> = dns
-        .iter()
-        .map(|name| SubjectName::Dns((*name).to_owned()))
-        .collect();
+    let mut names: Vec<SubjectName> = dns.iter().map(|name| SubjectName::Dns((*name).to_owned())).collect();
     names.push(SubjectName::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)));
     names.push(SubjectName::Ip(IpAddr::V6(Ipv6Addr::LOCALHOST)));
     for name in extra {

@@ -116,14 +116,10 @@ pub struct NoPodStreams;
 
 impl PodStreams for NoPodStreams {
     fn exec(&self, _: ExecRequest, _: ExecStreams) -> BoxFuture<'static, Result<i32, StreamError>> {
-        Box::pin(std::future::ready(Err(StreamError::BadRequest(
-            "this server runs no pods".to_owned(),
-        ))))
+        Box::pin(std::future::ready(Err(StreamError::BadRequest("this server runs no pods".to_owned()))))
     }
 
     fn logs(&self, _: LogRequest) -> BoxFuture<'static, Result<LogStream, StreamError>> {
-        Box::pin(std::future::ready(Err(StreamError::BadRequest(
-            "this server runs no pods".to_owned(),
-        ))))
+        Box::pin(std::future::ready(Err(StreamError::BadRequest("this server runs no pods".to_owned()))))
     }
 }

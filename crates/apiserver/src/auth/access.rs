@@ -52,71 +52,36 @@ pub struct Decision {
 /// Decides what a user may do.
 pub fn decide(user: &User, action: &Action) -> Decision {
     if user.is_in(MASTERS) || user.is_in(AUTHENTICATED) {
-        return Decision {
-            allowed: true,
-            reason: "",
-        };
+        return Decision { allowed: true, reason: "" };
     }
     let public = match action {
         Action::Path { path, verb } => {
             // The checks of the health paths are public too.
-            let root = path
-                .strip_prefix('/')
-                .and_then(|rest| rest.split('/').next())
-                .unwrap_or_default();
+            let root = path.strip_prefix('/').and_then(|rest| rest.split('/').next()).unwrap_or_default();
             verb == "get" && PUBLIC_ROOTS.contains(&root)
         }
         Action::Resource(_) => false,
     };
-    Decision {
-        allowed: public,
-        reason: "",
-    }
+    Decision { allowed: public, reason: "" }
 }
 
 /// [`decide`] as an error that the client sees.
 pub fn authorize(user: &User, action: &Action) -> Result<(), StatusError> {
-    if decide(user, action).allowed {
-        Ok(())
-    } else {
-        Err(forbidden(user, action))
-    }
+    if decide(user, action).allowed { Ok(()) } else { Err(forbidden(user, action)) }
 }
 
 fn forbidden(user: &User, action: &Action) -> StatusError {
     match action {
         Action::Path { path, .. } => {
-            let message = format!(
-                "forbidden: User {:?} cannot {} path {path:?}",
-                user.name,
-                verb_of(action)
-            );
+            let message = format!("forbidden: User {:?} cannot {} path {path:?}", user.name, verb_of(action));
             StatusError::new(403, "Forbidden", message).with_details(Details::default())
         }
         Action::Resource(action_) => {
-            let ResourceAction {
-                verb,
-                group,
-                resource,
-                subresource,
-                namespace,
-                name,
-            } = action_;
-            let plural = if group.is_empty() {
-                resource.clone()
-            } else {
-                format!("{resource}.{group}")
-            };
-            let subject = if name.is_empty() {
-                plural
-            } else {
-                format!("{plural} {name:?}")
-            };
-            let part = if subresource.is_empty() {
-                resource.clone()
-            } else {
-                format!("{resource}/{subresource}")
-            };
+            let ResourceAction { verb, group, resource, subresource, namespace, name } = action_;
+            let plural = if group.is_empty() { resource.clone() } else { format!("{resource}.{group}") };
+            let subject = if name.is_empty() { plural } else { format!("{plural} {name:?}") };
+            let part =
+                if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
             let place = if namespace.is_empty() {
                 "at the cluster scope".to_owned()
             } else {

@@ -52,14 +52,9 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = distinguished_name("kubernetes", None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
-        Ok(Self {
-            issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)?,
-        })
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        Ok(Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
     }
 
     /// The authority's certificate as PEM.
@@ -89,10 +84,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok((
-            certificate.der().clone(),
-            PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-        ))
+        Ok((certificate.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
     }
 
     /// A client certificate: the user's name is the common name, the group its organisation.
@@ -107,10 +99,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(CertificateAndKey {
-            certificate_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-        })
+        Ok(CertificateAndKey { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 }
 
@@ -126,9 +115,5 @@ fn distinguished_name(common_name: &str, organization: Option<&str>) -> Distingu
 /// The user that a verified certificate names: common name and organisations. `None` without a common name.
 pub fn user_of_certificate(certificate: &CertificateDer<'_>) -> Option<User> {
     let subject = der::subject(certificate)?;
-    Some(User {
-        name: subject.common_name?,
-        groups: subject.organizations,
-        ..User::default()
-    })
+    Some(User { name: subject.common_name?, groups: subject.organizations, ..User::default() })
 }

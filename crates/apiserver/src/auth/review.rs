@@ -45,10 +45,7 @@ fn status_of(decision: Decision) -> Value {
 }
 
 fn rules(user: &User) -> Value {
-    let anything = Action::Resource(ResourceAction {
-        verb: "*".to_owned(),
-        ..ResourceAction::default()
-    });
+    let anything = Action::Resource(ResourceAction { verb: "*".to_owned(), ..ResourceAction::default() });
     if decide(user, &anything).allowed {
         json!({
             "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }],
@@ -64,34 +61,17 @@ fn rules(user: &User) -> Value {
 fn subject(review: &Value) -> User {
     let groups = review.pointer("/spec/groups").and_then(Value::as_array);
     User {
-        name: review
-            .pointer("/spec/user")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned(),
-        groups: groups
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect(),
+        name: review.pointer("/spec/user").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        groups: groups.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
         ..User::default()
     }
 }
 
 fn action_of(kind: &str, review: &Value) -> Result<Action, StatusError> {
-    let resource = review
-        .pointer("/spec/resourceAttributes")
-        .filter(|attributes| attributes.is_object());
-    let path = review
-        .pointer("/spec/nonResourceAttributes")
-        .filter(|attributes| attributes.is_object());
+    let resource = review.pointer("/spec/resourceAttributes").filter(|attributes| attributes.is_object());
+    let path = review.pointer("/spec/nonResourceAttributes").filter(|attributes| attributes.is_object());
     let text = |attributes: &Value, key: &str| {
-        attributes
-            .get(key)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
+        attributes.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
     match (resource, path) {
         (Some(attributes), None) => Ok(Action::Resource(ResourceAction {
@@ -102,20 +82,14 @@ fn action_of(kind: &str, review: &Value) -> Result<Action, StatusError> {
             namespace: text(attributes, "namespace"),
             name: text(attributes, "name"),
         })),
-        (None, Some(attributes)) => Ok(Action::Path {
-            path: text(attributes, "path"),
-            verb: text(attributes, "verb"),
-        }),
+        (None, Some(attributes)) => {
+            Ok(Action::Path { path: text(attributes, "path"), verb: text(attributes, "verb") })
+        }
         _ => {
             let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
             let spec = review.get("spec").cloned().unwrap_or(Value::Null);
             let error = FieldError::invalid("spec.resourceAttributes", &spec, why);
-            Err(StatusError::invalid_kind(
-                "authorization.k8s.io",
-                kind,
-                "",
-                &[error],
-            ))
+            Err(StatusError::invalid_kind("authorization.k8s.io", kind, "", &[error]))
         }
     }
 }
@@ -126,10 +100,7 @@ fn token_status(
     objects: &dyn LiveObjects,
     now: jiff::Timestamp,
 ) -> Value {
-    let token = review
-        .pointer("/spec/token")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let token = review.pointer("/spec/token").and_then(Value::as_str).unwrap_or_default();
     match authenticator.user_of_token(token, objects, now) {
         Some(user) => json!({
             "authenticated": true,

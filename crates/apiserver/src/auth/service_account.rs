@@ -44,10 +44,7 @@ impl ServiceAccountToken {
     pub fn user(&self) -> User {
         let mut user = service_account_user(&self.namespace, &self.name, &self.uid);
         let mut extra = |key: &str, value: &str| {
-            user.extra.insert(
-                format!("authentication.kubernetes.io/{key}"),
-                vec![value.to_owned()],
-            );
+            user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
         };
         if !self.id.is_empty() {
             extra("credential-id", &format!("JTI={}", self.id));
@@ -67,10 +64,7 @@ pub fn service_account_user(namespace: &str, name: &str, uid: &str) -> User {
     User {
         name: format!("system:serviceaccount:{namespace}:{name}"),
         uid: uid.to_owned(),
-        groups: vec![
-            "system:serviceaccounts".to_owned(),
-            format!("system:serviceaccounts:{namespace}"),
-        ],
+        groups: vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")],
         ..User::default()
     }
 }
@@ -99,11 +93,7 @@ impl TokenIssuer {
         let key =
             EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).map_err(|_| TokenError::Key)?;
         let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key().as_ref());
-        Ok(Self {
-            key,
-            key_id: URL_SAFE_NO_PAD.encode(digest),
-            random,
-        })
+        Ok(Self { key, key_id: URL_SAFE_NO_PAD.encode(digest), random })
     }
 
     /// Signs a token that is good for `life_seconds` from now.
@@ -113,11 +103,8 @@ impl TokenIssuer {
         now: Timestamp,
         life_seconds: i64,
     ) -> Result<String, TokenError> {
-        let audiences = if token.audiences.is_empty() {
-            vec![ISSUER.to_owned()]
-        } else {
-            token.audiences.clone()
-        };
+        let audiences =
+            if token.audiences.is_empty() { vec![ISSUER.to_owned()] } else { token.audiences.clone() };
         let issued = now.as_second();
         let mut kubernetes = json!({
             "namespace": token.namespace,
@@ -144,10 +131,7 @@ impl TokenIssuer {
         let mut jwt = URL_SAFE_NO_PAD.encode(header.to_string());
         jwt.push('.');
         URL_SAFE_NO_PAD.encode_string(claims.to_string(), &mut jwt);
-        let signature = self
-            .key
-            .sign(&self.random, jwt.as_bytes())
-            .map_err(|_| TokenError::Key)?;
+        let signature = self.key.sign(&self.random, jwt.as_bytes()).map_err(|_| TokenError::Key)?;
         jwt.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut jwt);
         Ok(jwt)
@@ -171,24 +155,14 @@ impl TokenIssuer {
         let claims: Value = serde_json::from_slice(&decode(claims)?).ok()?;
         let moment = |claim: &str| claims.get(claim).and_then(Value::as_i64);
         let in_time = moment("nbf")? <= now.as_second() && now.as_second() < moment("exp")?;
-        let audiences: Vec<String> = claims
-            .get("aud")?
-            .as_array()?
-            .iter()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect();
+        let audiences: Vec<String> =
+            claims.get("aud")?.as_array()?.iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let for_us = audiences.iter().any(|audience| audience == ISSUER);
         if !in_time || !for_us || claims.get("iss")?.as_str()? != ISSUER {
             return None;
         }
         let kubernetes = claims.get("kubernetes.io")?;
-        let text = |pointer: &str| {
-            kubernetes
-                .pointer(pointer)
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-        };
+        let text = |pointer: &str| kubernetes.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         Some(ServiceAccountToken {
             namespace: text("/namespace")?,
             name: text("/serviceaccount/name")?,

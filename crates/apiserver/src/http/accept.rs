@@ -45,12 +45,7 @@ pub(crate) fn negotiate(headers: &HeaderMap, offer: Offer) -> Result<Form, Statu
     let mut entries = Vec::new();
     for header in headers.get_all(http::header::ACCEPT) {
         let text = header.to_str().unwrap_or_default();
-        entries.extend(
-            text.split(',')
-                .map(str::trim)
-                .filter(|entry| !entry.is_empty())
-                .take(ENTRIES_MAX),
-        );
+        entries.extend(text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).take(ENTRIES_MAX));
     }
     if entries.is_empty() {
         return Ok(Form::Plain(Encoding::Json));
@@ -89,13 +84,7 @@ impl<'a> Entry<'a> {
                 "as" => entry.represent_as = Some(value),
                 "g" => entry.group = Some(value),
                 "v" => entry.version = Some(value),
-                "q" => {
-                    entry.weight = value
-                        .parse()
-                        .ok()
-                        .filter(|q| (0.0..=1.0).contains(q))
-                        .unwrap_or(0.0)
-                }
+                "q" => entry.weight = value.parse().ok().filter(|q| (0.0..=1.0).contains(q)).unwrap_or(0.0),
                 _ => {}
             }
         }

@@ -21,40 +21,20 @@ where
     B: hyper::body::Body,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let read = timeout(
-        Duration::from_secs(READ_SECONDS_MAX),
-        Limited::new(body, limit).collect(),
-    );
+    let read = timeout(Duration::from_secs(READ_SECONDS_MAX), Limited::new(body, limit).collect());
     match read.await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusError::too_large(limit)),
-        Ok(Err(error)) => Err(StatusError::bad_request(format!(
-            "the body cannot be read: {error}"
-        ))),
-        Err(_) => Err(StatusError::new(
-            408,
-            "Timeout",
-            "the body did not arrive in time",
-        )),
+        Ok(Err(error)) => Err(StatusError::bad_request(format!("the body cannot be read: {error}"))),
+        Err(_) => Err(StatusError::new(408, "Timeout", "the body did not arrive in time")),
     }
 }
 
 /// The media type of a body without its parameters, `application/json` if there is none.
 pub(crate) fn media_type(headers: &HeaderMap) -> String {
-    let header = headers
-        .get(http::header::CONTENT_TYPE)
-        .and_then(|header| header.to_str().ok());
-    let media_type = header
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
-    if media_type.is_empty() {
-        "application/json".to_owned()
-    } else {
-        media_type.to_ascii_lowercase()
-    }
+    let header = headers.get(http::header::CONTENT_TYPE).and_then(|header| header.to_str().ok());
+    let media_type = header.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if media_type.is_empty() { "application/json".to_owned() } else { media_type.to_ascii_lowercase() }
 }
 
 /// Refuses other formats than JSON and YAML.

@@ -47,21 +47,11 @@ impl DocumentCache {
         // Rendered outside of the lock: two requests may render the same once, which is harmless.
         let bytes = json_bytes(&render(registry)?);
         let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-        let etag = digest
-            .as_ref()
-            .iter()
-            .map(|byte| format!("{byte:02X}"))
-            .collect::<String>();
-        let document = Document {
-            bytes,
-            etag: format!("\"{etag}\""),
-        };
+        let etag = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect::<String>();
+        let document = Document { bytes, etag: format!("\"{etag}\"") };
         let mut rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
         if rendered.generation != generation || rendered.documents.len() >= DOCUMENTS_MAX {
-            *rendered = Rendered {
-                generation,
-                documents: HashMap::new(),
-            };
+            *rendered = Rendered { generation, documents: HashMap::new() };
         }
         rendered.documents.insert(key.to_owned(), document.clone());
         Some(document)
@@ -69,10 +59,6 @@ impl DocumentCache {
 
     fn kept(&self, key: &str, generation: u64) -> Option<Document> {
         let rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
-        if rendered.generation == generation {
-            rendered.documents.get(key).cloned()
-        } else {
-            None
-        }
+        if rendered.generation == generation { rendered.documents.get(key).cloned() } else { None }
     }
 }

@@ -25,25 +25,19 @@ pub(super) fn answer(
 ) -> Result<Answer, Refusal> {
     match route {
         Route::Index => index(state),
-        Route::Version => Ok(respond::json_body(
-            StatusCode::OK,
-            respond::json_bytes(&version()),
-        )),
+        Route::Version => Ok(respond::json_body(StatusCode::OK, respond::json_bytes(&version()))),
         Route::Health { endpoint, check } => health(endpoint, check.as_deref(), query),
         Route::CoreVersions => discovery_root(state, headers, true),
         Route::Groups => discovery_root(state, headers, false),
-        Route::Group(name) => plain(state, headers, &format!("group {name}"), |registry| {
-            discovery::group(registry, name)
-        }),
-        Route::Resources { group, version } => plain(
-            state,
-            headers,
-            &format!("resources {group}/{version}"),
-            |registry| discovery::resources(registry, group, version),
-        ),
-        Route::OpenApiIndex => plain(state, headers, "openapi", |registry| {
-            Some(openapi::index(registry))
-        }),
+        Route::Group(name) => {
+            plain(state, headers, &format!("group {name}"), |registry| discovery::group(registry, name))
+        }
+        Route::Resources { group, version } => {
+            plain(state, headers, &format!("resources {group}/{version}"), |registry| {
+                discovery::resources(registry, group, version)
+            })
+        }
+        Route::OpenApiIndex => plain(state, headers, "openapi", |registry| Some(openapi::index(registry))),
         Route::OpenApiDocument(path) => openapi_document(state, headers, path, query),
         Route::Resource(_) | Route::Unknown => Err(Refusal::PageNotFound),
     }
@@ -70,9 +64,7 @@ fn health(endpoint: &str, check: Option<&str>, query: &Query) -> Result<Answer, 
     if !query.flag("verbose") {
         return Ok(respond::text(StatusCode::OK, "ok"));
     }
-    let checks = CHECKS
-        .iter()
-        .filter(|name| check.is_none_or(|check| check == **name));
+    let checks = CHECKS.iter().filter(|name| check.is_none_or(|check| check == **name));
     let mut text: String = checks.map(|name| format!("[+]{name} ok\n")).collect();
     text.push_str(&format!("{endpoint} check passed\n"));
     Ok(respond::text(StatusCode::OK, text))
@@ -90,10 +82,7 @@ fn index(state: &State) -> Result<Answer, Refusal> {
         paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
     }
     paths.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
-    Ok(respond::json_body(
-        StatusCode::OK,
-        respond::json_bytes(&json!({ "paths": paths })),
-    ))
+    Ok(respond::json_body(StatusCode::OK, respond::json_bytes(&json!({ "paths": paths }))))
 }
 
 /// `/api` and `/apis`, in the form that the client prefers.
@@ -109,21 +98,15 @@ fn discovery_root(state: &State, headers: &HeaderMap, core: bool) -> Result<Answ
         });
     };
     let key = format!("aggregated {core} {format}");
-    let document = rendered(state, &key, |registry| {
-        Some(discovery::aggregated(registry, core, format))
-    })?;
+    let document = rendered(state, &key, |registry| Some(discovery::aggregated(registry, core, format)))?;
     let mut answer = with_etag(headers, &document);
     // Clients tell the aggregated form by these very parameters.
     let content_type = format!("application/json;g=apidiscovery.k8s.io;v={format};as=APIGroupDiscoveryList");
     if let Ok(content_type) = HeaderValue::try_from(content_type) {
         answer.headers_mut().insert(CONTENT_TYPE, content_type);
     }
-    answer
-        .headers_mut()
-        .insert(VARY, HeaderValue::from_static("Accept"));
-    answer
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("public"));
+    answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public"));
     Ok(answer)
 }
 
@@ -135,9 +118,7 @@ fn openapi_document(
 ) -> Result<Answer, Refusal> {
     let (group, version) = openapi::parse_document_path(path).ok_or(Refusal::PageNotFound)?;
     let key = format!("openapi {path}");
-    let document = rendered(state, &key, |registry| {
-        openapi::document(registry, &group, &version)
-    })?;
+    let document = rendered(state, &key, |registry| openapi::document(registry, &group, &version))?;
     let mut answer = with_etag(headers, &document);
     let current = state.read(|store| openapi::hash(store.registry(), &group, &version));
     let caching = match query.text("hash") {
@@ -166,16 +147,11 @@ fn rendered(
 ) -> Result<Document, Refusal> {
     // The registry shares its entries, so a copy is cheap, and rendering keeps no writer waiting.
     let registry = state.read(|store| store.registry().clone());
-    state
-        .documents
-        .get(key, &registry, render)
-        .ok_or(Refusal::PageNotFound)
+    state.documents.get(key, &registry, render).ok_or(Refusal::PageNotFound)
 }
 
 fn with_etag(headers: &HeaderMap, document: &Document) -> Answer {
-    let known = headers
-        .get(IF_NONE_MATCH)
-        .is_some_and(|known| known.as_bytes() == document.etag.as_bytes());
+    let known = headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == document.etag.as_bytes());
     let mut answer = if known {
         respond::json_body(StatusCode::NOT_MODIFIED, bytes::Bytes::new())
     } else {

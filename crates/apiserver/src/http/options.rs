@@ -21,9 +21,7 @@ pub(super) fn list(call: &Call) -> Result<ListRequest, StatusError> {
         namespace: call.namespace.clone(),
         labels: LabelSelector::parse(query.text("labelSelector").unwrap_or_default())?,
         fields: FieldSelector::parse(query.text("fieldSelector").unwrap_or_default())?,
-        limit: query
-            .number("limit")?
-            .map_or(0, |limit| u64::try_from(limit).unwrap_or(0)),
+        limit: query.number("limit")?.map_or(0, |limit| u64::try_from(limit).unwrap_or(0)),
         continue_token: owned(query, "continue"),
         resource_version: owned(query, "resourceVersion"),
         resource_version_match: owned(query, "resourceVersionMatch"),
@@ -60,24 +58,14 @@ pub(super) fn write(call: &Call, kind: &str) -> Result<WriteOptions, StatusError
         Some("Strict") => FieldValidation::Strict,
         Some(other) => {
             let supported = ["Ignore", "Strict", "Warn"];
-            return Err(refuse(FieldError::not_supported(
-                "fieldValidation",
-                &Value::from(other),
-                supported,
-            )));
+            return Err(refuse(FieldError::not_supported("fieldValidation", &Value::from(other), supported)));
         }
     };
     let field_manager = owned(query, "fieldManager");
-    if let Some(manager) = field_manager
-        .as_deref()
-        .filter(|manager| manager.len() > FIELD_MANAGER_BYTES_MAX)
+    if let Some(manager) = field_manager.as_deref().filter(|manager| manager.len() > FIELD_MANAGER_BYTES_MAX)
     {
         let why = format!("may not be more than {FIELD_MANAGER_BYTES_MAX} bytes");
-        return Err(refuse(FieldError::invalid(
-            "fieldManager",
-            &Value::from(manager),
-            why,
-        )));
+        return Err(refuse(FieldError::invalid("fieldManager", &Value::from(manager), why)));
     }
     Ok(WriteOptions {
         dry_run: dry_run(query, kind)?,
@@ -115,16 +103,9 @@ pub(super) fn delete(call: &Call, body: &Value) -> Result<DeleteOptions, StatusE
         options.grace_period_seconds = query.number("gracePeriodSeconds")?.map(|seconds| seconds.max(0));
     }
     if options.propagation.is_none() {
-        options.propagation = query
-            .text("propagationPolicy")
-            .map(Propagation::parse)
-            .transpose()?;
+        options.propagation = query.text("propagationPolicy").map(Propagation::parse).transpose()?;
         if let (None, Some(orphan)) = (options.propagation, query.optional_flag("orphanDependents")) {
-            options.propagation = Some(if orphan {
-                Propagation::Orphan
-            } else {
-                Propagation::Background
-            });
+            options.propagation = Some(if orphan { Propagation::Orphan } else { Propagation::Background });
         }
     }
     Ok(options)

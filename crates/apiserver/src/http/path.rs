@@ -53,25 +53,19 @@ impl Route {
         match parts.as_slice() {
             [] => Self::Index,
             ["version"] => Self::Version,
-            [endpoint @ ("healthz" | "livez" | "readyz")] => Self::Health {
-                endpoint: (*endpoint).to_owned(),
-                check: None,
-            },
-            [endpoint @ ("healthz" | "livez" | "readyz"), check] => Self::Health {
-                endpoint: (*endpoint).to_owned(),
-                check: Some((*check).to_owned()),
-            },
+            [endpoint @ ("healthz" | "livez" | "readyz")] => {
+                Self::Health { endpoint: (*endpoint).to_owned(), check: None }
+            }
+            [endpoint @ ("healthz" | "livez" | "readyz"), check] => {
+                Self::Health { endpoint: (*endpoint).to_owned(), check: Some((*check).to_owned()) }
+            }
             ["api"] => Self::CoreVersions,
             ["apis"] => Self::Groups,
             ["apis", group] => Self::Group((*group).to_owned()),
-            ["api", version] => Self::Resources {
-                group: String::new(),
-                version: (*version).to_owned(),
-            },
-            ["apis", group, version] => Self::Resources {
-                group: (*group).to_owned(),
-                version: (*version).to_owned(),
-            },
+            ["api", version] => Self::Resources { group: String::new(), version: (*version).to_owned() },
+            ["apis", group, version] => {
+                Self::Resources { group: (*group).to_owned(), version: (*version).to_owned() }
+            }
             ["openapi", "v3"] => Self::OpenApiIndex,
             ["openapi", "v3", document @ ..] => Self::OpenApiDocument(document.join("/")),
             ["api", version, rest @ ..] => resource("", version, rest),

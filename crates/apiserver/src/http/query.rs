@@ -12,14 +12,10 @@ pub(crate) struct Query(Vec<(String, String)>);
 impl Query {
     /// Parses what follows the `?`. What isn't percent-encoded text is left out.
     pub(crate) fn parse(text: &str) -> Self {
-        let pairs = text
-            .split('&')
-            .filter(|pair| !pair.is_empty())
-            .take(PARAMETERS_MAX)
-            .filter_map(|pair| {
-                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                Some((percent_decode(name, true)?, percent_decode(value, true)?))
-            });
+        let pairs = text.split('&').filter(|pair| !pair.is_empty()).take(PARAMETERS_MAX).filter_map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Some((percent_decode(name, true)?, percent_decode(value, true)?))
+        });
         Self(pairs.collect())
     }
 
@@ -29,18 +25,12 @@ impl Query {
     }
 
     fn first(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(own, _)| own == name)
-            .map(|(_, value)| value.as_str())
+        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
     }
 
     /// All values of a parameter.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0
-            .iter()
-            .filter(move |(own, _)| own == name)
-            .map(|(_, value)| value.as_str())
+        self.0.iter().filter(move |(own, _)| own == name).map(|(_, value)| value.as_str())
     }
 
     /// Whether a switch is on: present without a value, or with one that isn't `0` or `false`.
@@ -50,8 +40,7 @@ impl Query {
 
     /// As [`Query::flag`], `None` when the parameter is absent.
     pub(crate) fn optional_flag(&self, name: &str) -> Option<bool> {
-        self.first(name)
-            .map(|value| !matches!(value, "0" | "false" | "False" | "FALSE" | "f" | "F"))
+        self.first(name).map(|value| !matches!(value, "0" | "false" | "False" | "FALSE" | "f" | "F"))
     }
 
     /// A number; 400 when the text isn't one.

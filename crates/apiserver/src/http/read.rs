@@ -102,10 +102,7 @@ pub(super) fn list_answer(call: &Call, form: Form, result: &ListResult) -> Resul
                 Printer::of(&call.resource).table(metadata, items, include_object(call)?, Timestamp::now());
             return Ok(respond::value(StatusCode::OK, Encoding::Json, &table));
         }
-        Form::Metadata => (
-            "PartialObjectMetadataList".to_owned(),
-            "meta.k8s.io/v1".to_owned(),
-        ),
+        Form::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
         Form::Plain(_) => (call.resource.list_kind.clone(), call.resource.api_version()),
         Form::Discovery(_) => return Err(StatusError::not_acceptable(super::accept::MEDIA_TYPES).into()),
     };
@@ -143,10 +140,8 @@ struct WithoutType<'a>(&'a Value);
 impl serde::Serialize for WithoutType<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
-            Value::Object(map) => serializer.collect_map(
-                map.iter()
-                    .filter(|(key, _)| !matches!(key.as_str(), "kind" | "apiVersion")),
-            ),
+            Value::Object(map) => serializer
+                .collect_map(map.iter().filter(|(key, _)| !matches!(key.as_str(), "kind" | "apiVersion"))),
             other => other.serialize(serializer),
         }
     }
@@ -154,10 +149,7 @@ impl serde::Serialize for WithoutType<'_> {
 
 fn list_metadata(result: &ListResult) -> Value {
     let mut metadata = Map::new();
-    metadata.insert(
-        "resourceVersion".to_owned(),
-        result.resource_version.to_string().into(),
-    );
+    metadata.insert("resourceVersion".to_owned(), result.resource_version.to_string().into());
     if let Some(token) = &result.continue_token {
         metadata.insert("continue".to_owned(), token.as_str().into());
         if let Some(remaining) = result.remaining {
@@ -180,22 +172,16 @@ pub(super) fn watch(call: Call) -> Result<Answer, Refusal> {
         }
     };
     let request = options::watch(&call)?;
-    let timeout_seconds = call
-        .query
-        .number("timeoutSeconds")?
-        .and_then(|seconds| u64::try_from(seconds).ok());
+    let timeout_seconds =
+        call.query.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok());
     let slot = Arc::clone(&call.state.watches).try_acquire_owned().map_err(|_| {
         StatusError::too_many_requests("too many watches are open, please try again later", 1)
     })?;
-    let start = call
-        .state
-        .read(|store| store.watch_start(&call.resource, &request))?;
+    let start = call.state.read(|store| store.watch_start(&call.resource, &request))?;
     let settings = watch_stream::Settings {
         rendering,
         bookmarks: request.allow_bookmarks,
-        timeout: timeout_seconds
-            .filter(|seconds| *seconds > 0)
-            .map(Duration::from_secs),
+        timeout: timeout_seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs),
     };
     Ok(watch_stream::open(call.state, start, settings, slot))
 }

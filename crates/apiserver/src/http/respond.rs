@@ -47,14 +47,8 @@ pub(crate) fn page_not_found() -> Answer {
 pub(crate) fn failure(error: &StatusError) -> Answer {
     let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = json_body(status, json_bytes(&error.to_json()));
-    if let Some(seconds) = error
-        .details
-        .as_ref()
-        .and_then(|details| details.retry_after_seconds)
-    {
-        answer
-            .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from(seconds));
+    if let Some(seconds) = error.details.as_ref().and_then(|details| details.retry_after_seconds) {
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     answer
 }
@@ -72,11 +66,7 @@ pub(crate) fn warn(answer: &mut Answer, warnings: &[String]) {
 fn with_type(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Answer {
     let mut answer = Response::new(Body::from(bytes));
     *answer.status_mut() = status;
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     answer
 }

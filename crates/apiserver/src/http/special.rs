@@ -17,10 +17,7 @@ const LIFE_SECONDS_MAX: i64 = 1 << 32;
 
 /// Whether the subresource is answered here.
 pub(super) fn is_special(subresource: &str) -> bool {
-    matches!(
-        subresource,
-        "log" | "exec" | "attach" | "portforward" | "eviction" | "binding" | "token"
-    )
+    matches!(subresource, "log" | "exec" | "attach" | "portforward" | "eviction" | "binding" | "token")
 }
 
 /// Answers such a subresource.
@@ -56,26 +53,16 @@ async fn eviction(call: &Call, name: &str, body: Incoming) -> Result<Answer, Ref
     let options = options::write(call, "CreateOptions")?;
     let eviction = decoded(call, body).await?;
     let target = call.target(name);
-    let status = call
-        .state
-        .write(|store, context| store.evict(context, &target, &eviction, &options))?;
-    Ok(respond::json_body(
-        StatusCode::CREATED,
-        respond::json_bytes(&status),
-    ))
+    let status = call.state.write(|store, context| store.evict(context, &target, &eviction, &options))?;
+    Ok(respond::json_body(StatusCode::CREATED, respond::json_bytes(&status)))
 }
 
 async fn binding(call: &Call, name: &str, body: Incoming) -> Result<Answer, Refusal> {
     let options = options::write(call, "CreateOptions")?;
     let binding = decoded(call, body).await?;
     let target = call.target(name);
-    let status = call
-        .state
-        .write(|store, context| store.bind(context, &target, &binding, &options))?;
-    Ok(respond::json_body(
-        StatusCode::CREATED,
-        respond::json_bytes(&status),
-    ))
+    let status = call.state.write(|store, context| store.bind(context, &target, &binding, &options))?;
+    Ok(respond::json_body(StatusCode::CREATED, respond::json_bytes(&status)))
 }
 
 /// `serviceaccounts/N/token`: a token, in the request that asked for it.
@@ -88,28 +75,18 @@ async fn token(call: &Call, name: &str, body: Incoming) -> Result<Answer, Refusa
         Some(wanted) => check_life(wanted)?,
     };
     let listed = spec.get("audiences").and_then(Value::as_array);
-    let audiences: Vec<String> = listed
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect();
+    let audiences: Vec<String> =
+        listed.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
     let pod = bound_pod(&spec)?;
     let now = jiff::Timestamp::now();
-    let token = call
-        .state
-        .issue_token(namespace, name, pod.as_deref(), &audiences, life_seconds)?;
+    let token = call.state.issue_token(namespace, name, pod.as_deref(), &audiences, life_seconds)?;
     let expires = jiff::Timestamp::from_second(now.as_second().saturating_add(life_seconds));
     if let Some(map) = request.as_object_mut() {
         map.insert(
             "metadata".to_owned(),
             json!({ "name": name, "namespace": namespace, "creationTimestamp": null }),
         );
-        let audiences = if audiences.is_empty() {
-            vec![ISSUER.to_owned()]
-        } else {
-            audiences
-        };
+        let audiences = if audiences.is_empty() { vec![ISSUER.to_owned()] } else { audiences };
         let mut answered = spec;
         if let Some(spec) = answered.as_object_mut() {
             spec.insert("audiences".to_owned(), json!(audiences));
@@ -117,15 +94,9 @@ async fn token(call: &Call, name: &str, body: Incoming) -> Result<Answer, Refusa
         }
         map.insert("spec".to_owned(), answered);
         let expires = expires.map(|at| at.to_string()).unwrap_or_default();
-        map.insert(
-            "status".to_owned(),
-            json!({ "token": token, "expirationTimestamp": expires }),
-        );
+        map.insert("status".to_owned(), json!({ "token": token, "expirationTimestamp": expires }));
     }
-    Ok(respond::json_body(
-        StatusCode::CREATED,
-        respond::json_bytes(&request),
-    ))
+    Ok(respond::json_body(StatusCode::CREATED, respond::json_bytes(&request)))
 }
 
 fn check_life(wanted: &Value) -> Result<i64, StatusError> {
@@ -147,19 +118,12 @@ fn check_life(wanted: &Value) -> Result<i64, StatusError> {
 
 /// The pod that the token is to be bound to.
 fn bound_pod(spec: &Value) -> Result<Option<String>, StatusError> {
-    let Some(reference) = spec
-        .get("boundObjectRef")
-        .filter(|reference| reference.is_object())
-    else {
+    let Some(reference) = spec.get("boundObjectRef").filter(|reference| reference.is_object()) else {
         return Ok(None);
     };
     let text = |key: &str| reference.get(key).and_then(Value::as_str).unwrap_or_default();
     if text("kind") != "Pod" {
-        let message = format!(
-            "cannot bind token to object of type {} {}",
-            text("apiVersion"),
-            text("kind")
-        );
+        let message = format!("cannot bind token to object of type {} {}", text("apiVersion"), text("kind"));
         return Err(StatusError::bad_request(message));
     }
     Ok(Some(text("name").to_owned()))

@@ -42,9 +42,8 @@ pub(super) async fn update(call: &Call, body: Incoming) -> Result<Answer, Refusa
     let subresource = read::subresource(call)?;
     let body = object_body(call, body).await?;
     let target = call.target(call.name.as_deref().unwrap_or_default());
-    let written = call
-        .state
-        .write(|store, context| store.update(context, &target, subresource, body, &options))?;
+    let written =
+        call.state.write(|store, context| store.update(context, &target, subresource, body, &options))?;
     written_answer(call, &written)
 }
 
@@ -80,9 +79,7 @@ pub(super) async fn delete(call: &Call, body: Incoming) -> Result<Answer, Refusa
     }
     let options = options::delete(call, &options_body(call, body).await?)?;
     let target = call.target(call.name.as_deref().unwrap_or_default());
-    let outcome = call
-        .state
-        .write(|store, context| store.delete(context, &target, &options))?;
+    let outcome = call.state.write(|store, context| store.delete(context, &target, &options))?;
     let answer = outcome.response(&call.resource);
     if answer.get("kind").and_then(Value::as_str) == Some("Status") {
         return Ok(respond::json_body(StatusCode::OK, respond::json_bytes(&answer)));
@@ -123,10 +120,7 @@ fn written_answer(call: &Call, written: &Written) -> Result<Answer, Refusal> {
     let form = negotiate(&call.headers, Offer::Objects)?;
     let mut answer = if read::subresource(call)? == Subresource::Scale {
         // A scale has no columns of its own.
-        respond::json_body(
-            status_of_write(written.created),
-            respond::json_bytes(&written.object),
-        )
+        respond::json_body(status_of_write(written.created), respond::json_bytes(&written.object))
     } else {
         read::object_answer(call, form, status_of_write(written.created), &written.object)?
     };

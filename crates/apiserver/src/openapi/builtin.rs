@@ -28,11 +28,7 @@ pub(super) struct Schemas {
 
 impl Default for Schemas {
     fn default() -> Self {
-        Self {
-            generator: SchemaSettings::openapi3().into_generator(),
-            kinds: Vec::new(),
-            custom: Map::new(),
-        }
+        Self { generator: SchemaSettings::openapi3().into_generator(), kinds: Vec::new(), custom: Map::new() }
     }
 }
 
@@ -64,11 +60,7 @@ impl Schemas {
 
     /// Adds the schema of what a subresource takes and answers.
     pub(super) fn add_subresource(&mut self, info: &ResourceInfo, gvk: &Gvk) -> String {
-        if *gvk == info.gvk && !info.builtin {
-            custom_name(gvk)
-        } else {
-            self.add_builtin(gvk)
-        }
+        if *gvk == info.gvk && !info.builtin { custom_name(gvk) } else { self.add_builtin(gvk) }
     }
 
     /// All schemas by name.
@@ -84,9 +76,7 @@ impl Schemas {
             let Some(schema) = schemas.get_mut(name).and_then(Value::as_object_mut) else {
                 continue;
             };
-            let kinds = schema
-                .entry("x-kubernetes-group-version-kind")
-                .or_insert_with(|| json!([]));
+            let kinds = schema.entry("x-kubernetes-group-version-kind").or_insert_with(|| json!([]));
             if let Some(kinds) = kinds.as_array_mut() {
                 kinds.push(json!({ "group": gvk.group, "version": gvk.version, "kind": gvk.kind }));
             }
@@ -97,12 +87,7 @@ impl Schemas {
 
 /// `Widget` of `lab.example.com/v1` as `com.example.lab.v1.Widget`.
 pub(super) fn custom_name(gvk: &Gvk) -> String {
-    let mut parts: Vec<&str> = gvk
-        .group
-        .split('.')
-        .rev()
-        .filter(|part| !part.is_empty())
-        .collect();
+    let mut parts: Vec<&str> = gvk.group.split('.').rev().filter(|part| !part.is_empty()).collect();
     parts.extend([gvk.version.as_str(), gvk.kind.as_str()]);
     parts.join(".")
 }
@@ -115,9 +100,7 @@ fn permissive() -> Value {
 type AddSchema = fn(&mut SchemaGenerator) -> Schema;
 
 fn of<T: JsonSchema>() -> Option<(String, AddSchema)> {
-    Some((T::schema_name().into_owned(), |generator| {
-        generator.subschema_for::<T>()
-    }))
+    Some((T::schema_name().into_owned(), |generator| generator.subschema_for::<T>()))
 }
 
 /// Name of a built-in kind's schema and the function that adds it.

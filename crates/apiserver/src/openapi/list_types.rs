@@ -15,11 +15,7 @@ const MERGED_BY_KEY: &[(&str, &str, &[&str])] = &[
     ("core.v1.PodSpec", "hostAliases", &["ip"]),
     ("core.v1.PodSpec", "resourceClaims", &["name"]),
     ("core.v1.PodSpec", "schedulingGates", &["name"]),
-    (
-        "core.v1.PodSpec",
-        "topologySpreadConstraints",
-        &["topologyKey", "whenUnsatisfiable"],
-    ),
+    ("core.v1.PodSpec", "topologySpreadConstraints", &["topologyKey", "whenUnsatisfiable"]),
     ("core.v1.PodStatus", "conditions", &["type"]),
     ("core.v1.PodStatus", "podIPs", &["ip"]),
     ("core.v1.PodStatus", "hostIPs", &["ip"]),
@@ -29,11 +25,7 @@ const MERGED_BY_KEY: &[(&str, &str, &[&str])] = &[
     ("core.v1.Container", "volumeMounts", &["mountPath"]),
     ("core.v1.Container", "volumeDevices", &["devicePath"]),
     ("core.v1.EphemeralContainer", "env", &["name"]),
-    (
-        "core.v1.EphemeralContainer",
-        "ports",
-        &["containerPort", "protocol"],
-    ),
+    ("core.v1.EphemeralContainer", "ports", &["containerPort", "protocol"]),
     ("core.v1.EphemeralContainer", "volumeMounts", &["mountPath"]),
     ("core.v1.EphemeralContainer", "volumeDevices", &["devicePath"]),
     ("core.v1.ResourceRequirements", "claims", &["name"]),
@@ -109,34 +101,10 @@ const ATOMIC_MAPS: &[(&str, Option<&str>)] = &[
 /// Adds the list types and patch strategies to the schemas that have them.
 pub(super) fn annotate(schemas: &mut Map<String, Value>) {
     for (schema, list, keys) in MERGED_BY_KEY {
-        set(
-            schemas,
-            schema,
-            Some(list),
-            "x-kubernetes-list-type",
-            json!("map"),
-        );
-        set(
-            schemas,
-            schema,
-            Some(list),
-            "x-kubernetes-list-map-keys",
-            json!(keys),
-        );
-        set(
-            schemas,
-            schema,
-            Some(list),
-            "x-kubernetes-patch-strategy",
-            json!("merge"),
-        );
-        set(
-            schemas,
-            schema,
-            Some(list),
-            "x-kubernetes-patch-merge-key",
-            json!(keys.first()),
-        );
+        set(schemas, schema, Some(list), "x-kubernetes-list-type", json!("map"));
+        set(schemas, schema, Some(list), "x-kubernetes-list-map-keys", json!(keys));
+        set(schemas, schema, Some(list), "x-kubernetes-patch-strategy", json!("merge"));
+        set(schemas, schema, Some(list), "x-kubernetes-patch-merge-key", json!(keys.first()));
     }
     set(
         schemas,
@@ -153,40 +121,16 @@ pub(super) fn annotate(schemas: &mut Map<String, Value>) {
         json!("retainKeys"),
     );
     for (schema, list) in SETS {
-        set(
-            schemas,
-            schema,
-            Some(list),
-            "x-kubernetes-list-type",
-            json!("set"),
-        );
+        set(schemas, schema, Some(list), "x-kubernetes-list-type", json!("set"));
         if !SETS_REPLACED_BY_PATCH.contains(&(schema, list)) {
-            set(
-                schemas,
-                schema,
-                Some(list),
-                "x-kubernetes-patch-strategy",
-                json!("merge"),
-            );
+            set(schemas, schema, Some(list), "x-kubernetes-patch-strategy", json!("merge"));
         }
     }
     for (schema, list) in ATOMIC_LISTS {
-        set(
-            schemas,
-            schema,
-            Some(list),
-            "x-kubernetes-list-type",
-            json!("atomic"),
-        );
+        set(schemas, schema, Some(list), "x-kubernetes-list-type", json!("atomic"));
     }
     for (schema, property) in ATOMIC_MAPS {
-        set(
-            schemas,
-            schema,
-            *property,
-            "x-kubernetes-map-type",
-            json!("atomic"),
-        );
+        set(schemas, schema, *property, "x-kubernetes-map-type", json!("atomic"));
     }
 }
 
@@ -198,9 +142,9 @@ fn set(schemas: &mut Map<String, Value>, schema: &str, property: Option<&str>, k
             continue;
         };
         let target = match property {
-            Some(property) => schema
-                .get_mut("properties")
-                .and_then(|properties| properties.get_mut(property)),
+            Some(property) => {
+                schema.get_mut("properties").and_then(|properties| properties.get_mut(property))
+            }
             None => Some(schema),
         };
         if let Some(map) = target.and_then(Value::as_object_mut) {

@@ -11,10 +11,7 @@ pub(super) fn fingerprint(info: &ResourceInfo) -> String {
         .iter()
         .map(|part| format!("{} {:?} {:?}", part.name, part.gvk, part.verbs))
         .collect();
-    format!(
-        "{} {:?} {} {:?} {parts:?}\n",
-        info.plural, info.gvk, info.namespaced, info.verbs
-    )
+    format!("{} {:?} {} {:?} {parts:?}\n", info.plural, info.gvk, info.namespaced, info.verbs)
 }
 
 /// Adds the paths of a resource whose objects have the schema of that name.
@@ -25,20 +22,12 @@ pub(super) fn add(
     parts: &[(&SubresourceInfo, String)],
 ) {
     let group_version = super::document_path(&info.gvk.group, &info.gvk.version);
-    let scope = if info.namespaced {
-        "namespaces/{namespace}/"
-    } else {
-        ""
-    };
+    let scope = if info.namespaced { "namespaces/{namespace}/" } else { "" };
     let collection = format!("/{group_version}/{scope}{}", info.plural);
     let object = format!("{collection}/{{name}}");
 
     let mut operations = Map::new();
-    for (verb, method) in [
-        ("list", "get"),
-        ("create", "post"),
-        ("deletecollection", "delete"),
-    ] {
+    for (verb, method) in [("list", "get"), ("create", "post"), ("deletecollection", "delete")] {
         if info.serves(verb) {
             operations.insert(method.to_owned(), operation(verb, info, &info.gvk, schema, ""));
         }
@@ -79,13 +68,8 @@ fn object_operations(
     schema: &str,
     suffix: &str,
 ) -> Map<String, Value> {
-    let methods = [
-        ("get", "get"),
-        ("update", "put"),
-        ("patch", "patch"),
-        ("delete", "delete"),
-        ("create", "post"),
-    ];
+    let methods =
+        [("get", "get"), ("update", "put"), ("patch", "patch"), ("delete", "delete"), ("create", "post")];
     let mut operations = Map::new();
     for (verb, method) in methods {
         // On the object itself there is nothing to POST to; subresources have it.
@@ -112,12 +96,7 @@ fn insert(
         parameters.push(parameter("name", "path", "string", "name of the object"));
     }
     if namespaced {
-        parameters.push(parameter(
-            "namespace",
-            "path",
-            "string",
-            "namespace of the object",
-        ));
+        parameters.push(parameter("namespace", "path", "string", "namespace of the object"));
     }
     if !parameters.is_empty() {
         operations.insert("parameters".to_owned(), parameters.into());
@@ -135,9 +114,7 @@ fn operation(verb: &str, info: &ResourceInfo, gvk: &Gvk, schema: &str, suffix: &
     );
     let reference = json!({ "$ref": format!("#/components/schemas/{schema}") });
     let content = |media_types: &[&str]| -> Value {
-        let entries = media_types
-            .iter()
-            .map(|media| ((*media).to_owned(), json!({ "schema": reference })));
+        let entries = media_types.iter().map(|media| ((*media).to_owned(), json!({ "schema": reference })));
         Value::Object(entries.collect())
     };
     let mut operation = json!({
@@ -159,14 +136,11 @@ fn operation(verb: &str, info: &ResourceInfo, gvk: &Gvk, schema: &str, suffix: &
     let body = match verb {
         "create" | "update" => Some(json!({ "content": content(&["*/*"]), "required": true })),
         "patch" => {
-            let entries = patches
-                .iter()
-                .filter(|patch| info.builtin || !patch.contains("strategic"));
+            let entries = patches.iter().filter(|patch| info.builtin || !patch.contains("strategic"));
             let schema =
                 json!({ "schema": { "type": "object", "description": "A patch of the named format." } });
-            let content: Map<String, Value> = entries
-                .map(|patch| ((*patch).to_owned(), schema.clone()))
-                .collect();
+            let content: Map<String, Value> =
+                entries.map(|patch| ((*patch).to_owned(), schema.clone())).collect();
             Some(json!({ "content": content, "required": true }))
         }
         _ => None,
@@ -180,10 +154,7 @@ fn operation(verb: &str, info: &ResourceInfo, gvk: &Gvk, schema: &str, suffix: &
 fn parameters(verb: &str) -> Vec<Value> {
     let query = |name: &str, value_type: &str, text: &str| parameter(name, "query", value_type, text);
     let mut parameters = Vec::new();
-    if matches!(
-        verb,
-        "create" | "update" | "patch" | "delete" | "deletecollection"
-    ) {
+    if matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection") {
         parameters.push(query(
             "dryRun",
             "string",
@@ -191,49 +162,25 @@ fn parameters(verb: &str) -> Vec<Value> {
         ));
     }
     if matches!(verb, "create" | "update" | "patch") {
-        parameters.push(query(
-            "fieldManager",
-            "string",
-            "who owns the fields that this request sets",
-        ));
+        parameters.push(query("fieldManager", "string", "who owns the fields that this request sets"));
         let text = "what happens with unknown and duplicate fields: Ignore, Warn or Strict";
         parameters.push(query("fieldValidation", "string", text));
     }
     if verb == "patch" {
-        parameters.push(query(
-            "force",
-            "boolean",
-            "take over fields that others own, on apply",
-        ));
+        parameters.push(query("force", "boolean", "take over fields that others own, on apply"));
     }
     if matches!(verb, "list" | "deletecollection") {
-        parameters.push(query(
-            "labelSelector",
-            "string",
-            "selects objects by their labels",
-        ));
-        parameters.push(query(
-            "fieldSelector",
-            "string",
-            "selects objects by their fields",
-        ));
+        parameters.push(query("labelSelector", "string", "selects objects by their labels"));
+        parameters.push(query("fieldSelector", "string", "selects objects by their fields"));
         parameters.push(query("limit", "integer", "the most objects to answer at once"));
         parameters.push(query("continue", "string", "token of the next page"));
         parameters.push(query("resourceVersion", "string", "state to read"));
-        parameters.push(query(
-            "resourceVersionMatch",
-            "string",
-            "how resourceVersion is meant",
-        ));
+        parameters.push(query("resourceVersionMatch", "string", "how resourceVersion is meant"));
     }
     if verb == "list" {
         parameters.push(query("watch", "boolean", "answer the changes, and not the list"));
         parameters.push(query("allowWatchBookmarks", "boolean", "send BOOKMARK events"));
-        parameters.push(query(
-            "sendInitialEvents",
-            "boolean",
-            "begin a watch with what there is",
-        ));
+        parameters.push(query("sendInitialEvents", "boolean", "begin a watch with what there is"));
         parameters.push(query("timeoutSeconds", "integer", "when a watch ends"));
     }
     parameters
@@ -254,9 +201,7 @@ fn capitalized(text: &str) -> String {
     text.split(['.', '-', '/'])
         .map(|word| {
             let mut chars = word.chars();
-            chars
-                .next()
-                .map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+            chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
         })
         .collect()
 }

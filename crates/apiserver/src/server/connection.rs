@@ -94,10 +94,7 @@ async fn serve(state: Arc<State>, stream: TcpStream, cut: CancellationToken) {
     // Watch events are small and late ones are useless.
     let _ = stream.set_nodelay(true);
     let acceptor = TlsAcceptor::from(Arc::clone(&state.tls));
-    let handshake = timeout(
-        Duration::from_secs(HANDSHAKE_SECONDS_MAX),
-        acceptor.accept(stream),
-    );
+    let handshake = timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), acceptor.accept(stream));
     let tls = tokio::select! {
         () = cut.cancelled() => return,
         () = state.shutdown.cancelled() => return,

@@ -61,19 +61,10 @@ impl State {
         let admin = User::new(ADMIN.0, &[ADMIN.1]);
         let tokens = settings.tokens.into_iter().chain([(admin_token.clone(), admin)]);
         let authenticator = Authenticator::new(tokens, TokenIssuer::generate()?);
-        let options = StoreOptions {
-            root_ca_pem: authority.certificate_pem(),
-            ..settings.store
-        };
+        let options = StoreOptions { root_ca_pem: authority.certificate_pem(), ..settings.store };
         let limits = options.limits.clone();
         let mut draw = || draw(&random);
-        let store = Store::new(
-            options,
-            &mut Context {
-                now: Timestamp::now(),
-                rng: &mut draw,
-            },
-        );
+        let store = Store::new(options, &mut Context { now: Timestamp::now(), rng: &mut draw });
         let shutdown = CancellationToken::new();
         Ok(Self {
             committed: watch::Sender::new(store.resource_version()),
@@ -104,13 +95,7 @@ impl State {
     pub(crate) fn write<T>(&self, write: impl FnOnce(&mut Store, &mut Context<'_>) -> T) -> T {
         let mut draw = || self.draw();
         let mut store = self.store.write().unwrap_or_else(PoisonError::into_inner);
-        let result = write(
-            &mut store,
-            &mut Context {
-                now: Timestamp::now(),
-                rng: &mut draw,
-            },
-        );
+        let result = write(&mut store, &mut Context { now: Timestamp::now(), rng: &mut draw });
         let version = store.resource_version();
         drop(store);
         self.committed.send_if_modified(|last| {
@@ -153,10 +138,7 @@ impl State {
             if let Some(pod) = pod {
                 let object = core_object(store, "pods", Some(namespace), pod)?;
                 token.pod = Some((pod.to_owned(), meta::uid(&object).to_owned()));
-                let node = object
-                    .pointer("/spec/nodeName")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default();
+                let node = object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
                 token.node = core_object(store, "nodes", None, node)
                     .ok()
                     .map(|object| (node.to_owned(), meta::uid(&object).to_owned()));
@@ -164,18 +146,13 @@ impl State {
             Ok(())
         })?;
         let now = Timestamp::now();
-        self.authenticator
-            .issuer()
-            .issue(&token, now, life_seconds)
-            .map_err(StatusError::internal)
+        self.authenticator.issuer().issue(&token, now, life_seconds).map_err(StatusError::internal)
     }
 }
 
 impl LiveObjects for State {
     fn uid(&self, resource: &str, namespace: Option<&str>, name: &str) -> Option<String> {
-        let object = self
-            .read(|store| core_object(store, resource, namespace, name))
-            .ok()?;
+        let object = self.read(|store| core_object(store, resource, namespace, name)).ok()?;
         Some(meta::uid(&object).to_owned())
     }
 }
@@ -187,31 +164,21 @@ fn core_object(
     namespace: Option<&str>,
     name: &str,
 ) -> Result<Arc<Value>, StatusError> {
-    let info = store
-        .registry()
-        .get("", "v1", resource)
-        .ok_or_else(StatusError::page_not_found)?;
-    let target = Target {
-        resource: Arc::clone(info),
-        namespace: namespace.map(str::to_owned),
-        name: name.to_owned(),
-    };
+    let info = store.registry().get("", "v1", resource).ok_or_else(StatusError::page_not_found)?;
+    let target =
+        Target { resource: Arc::clone(info), namespace: namespace.map(str::to_owned), name: name.to_owned() };
     store.get(&target, Subresource::Main)
 }
 
 fn draw(random: &SystemRandom) -> u64 {
     let mut bytes = [0; 8];
-    random
-        .fill(&mut bytes)
-        .expect("the kernel's random source works once the system is up");
+    random.fill(&mut bytes).expect("the kernel's random source works once the system is up");
     u64::from_le_bytes(bytes)
 }
 
 fn new_token(random: &SystemRandom) -> Result<String, StartError> {
     let mut bytes = [0; 24];
-    random
-        .fill(&mut bytes)
-        .map_err(|_| crate::auth::service_account::TokenError::Key)?;
+    random.fill(&mut bytes).map_err(|_| crate::auth::service_account::TokenError::Key)?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 

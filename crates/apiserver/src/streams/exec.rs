@@ -85,17 +85,11 @@ impl Wanted {
     fn parse(query: &Query) -> Result<Self, StatusError> {
         // A terminal has one output.
         let stderr = query.flag("stderr") && !query.flag("tty");
-        let wanted = Self {
-            stdin: query.flag("stdin"),
-            stdout: query.flag("stdout"),
-            stderr,
-        };
+        let wanted = Self { stdin: query.flag("stdin"), stdout: query.flag("stdout"), stderr };
         if wanted.stdin || wanted.stdout || wanted.stderr {
             Ok(wanted)
         } else {
-            Err(StatusError::bad_request(
-                "you must specify at least 1 of stdin, stdout, stderr",
-            ))
+            Err(StatusError::bad_request("you must specify at least 1 of stdin, stdout, stderr"))
         }
     }
 }
@@ -104,34 +98,19 @@ fn prepare(call: &Call, name: &str) -> Result<(ExecRequest, Wanted), StatusError
     let found = pod::find(call, name)?;
     let container = pod::container(&found, name, call.query.text("container"))?;
     let node = pod::node(&found, name)?;
-    let phase = found
-        .pointer("/status/phase")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let phase = found.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
     if matches!(phase, "Succeeded" | "Failed") {
         let message = format!("cannot exec into a container in a completed pod; current phase is {phase}");
         return Err(StatusError::bad_request(message));
     }
     let command: Vec<String> = call.query.all("command").map(str::to_owned).collect();
     if command.is_empty() {
-        return Err(StatusError::bad_request(
-            "you must specify a command for the container",
-        ));
+        return Err(StatusError::bad_request("you must specify a command for the container"));
     }
     let wanted = Wanted::parse(&call.query)?;
     let namespace = call.namespace.clone().unwrap_or_default();
     let tty = call.query.flag("tty");
-    Ok((
-        ExecRequest {
-            namespace,
-            pod: name.to_owned(),
-            node,
-            container,
-            command,
-            tty,
-        },
-        wanted,
-    ))
+    Ok((ExecRequest { namespace, pod: name.to_owned(), node, container, command, tty }, wanted))
 }
 
 /// The server's ends of a running command's streams.
@@ -161,12 +140,7 @@ impl Session {
             stderr: their_stderr,
             resize: their_resize,
         };
-        let mut session = Self {
-            socket,
-            stdin,
-            input: Bytes::new(),
-            resize,
-        };
+        let mut session = Self { socket, stdin, input: Bytes::new(), resize };
         let mut command = pods.exec(request, streams);
         let mut result = None;
         let mut pieces = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
@@ -236,9 +210,7 @@ impl Session {
         match read {
             Ok(count) if count > 0 => {
                 let data = piece.get(..count).unwrap_or_default();
-                self.socket
-                    .send(Message::Binary(frames::output(output, data).into()))
-                    .await
+                self.socket.send(Message::Binary(frames::output(output, data).into())).await
             }
             _ => {
                 *stream = None;
@@ -248,13 +220,8 @@ impl Session {
     }
 
     async fn finish(mut self, status: &Value) -> Result<(), axum::Error> {
-        self.socket
-            .send(Message::Binary(frames::ending(status).into()))
-            .await?;
-        let close = CloseFrame {
-            code: close_code::NORMAL,
-            reason: "".into(),
-        };
+        self.socket.send(Message::Binary(frames::ending(status).into())).await?;
+        let close = CloseFrame { code: close_code::NORMAL, reason: "".into() };
         self.socket.send(Message::Close(Some(close))).await?;
         // The client answers the close; whatever else it still sends is of no use any more.
         while let Some(Ok(_)) = self.socket.recv().await {}

@@ -92,10 +92,7 @@ mod tests {
 
     #[test]
     fn a_resize_carries_width_and_height() {
-        let size = TerminalSize {
-            width: 80,
-            height: 24,
-        };
+        let size = TerminalSize { width: 80, height: 24 };
         assert_eq!(parse(b"\x04{\"Width\":80,\"Height\":24}"), Frame::Resize(size));
         assert_eq!(parse(b"\x04{\"Width\":-1}"), Frame::Unknown);
     }

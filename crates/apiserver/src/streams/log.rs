@@ -17,29 +17,18 @@ pub(crate) async fn answer(call: &Call, name: &str) -> Result<Answer, StatusErro
     let container = pod::container(&found, name, call.query.text("container"))?;
     let request = request(call, name, container)?;
     if let Some(reason) = pod::waiting_reason(&found, &request.container) {
-        let message = format!(
-            "container {:?} in pod {name:?} is waiting to start: {reason}",
-            request.container
-        );
+        let message =
+            format!("container {:?} in pod {name:?} is waiting to start: {reason}", request.container);
         return Err(StatusError::bad_request(message));
     }
     pod::node(&found, name)?;
     let shutdown = call.state.shutdown.clone();
     let limit = request.limit_bytes;
-    let log = call
-        .state
-        .streams
-        .logs(request)
-        .await
-        .map_err(|error| status_of(&error))?;
+    let log = call.state.streams.logs(request).await.map_err(|error| status_of(&error))?;
     let log = log.take_until(shutdown.cancelled_owned());
     let mut answer = Response::new(Body::from_stream(limited(log, limit)));
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    answer
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(answer)
 }
 
@@ -49,19 +38,18 @@ fn limited(
     limit_bytes: Option<u64>,
 ) -> impl futures::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
     let mut left = limit_bytes.unwrap_or(u64::MAX);
-    log.take_while(move |_| std::future::ready(true))
-        .scan((), move |(), piece| {
-            let piece = match piece {
-                Ok(mut piece) if left > 0 => {
-                    piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-                    left -= piece.len() as u64;
-                    Some(Ok(piece))
-                }
-                Ok(_) => None,
-                Err(error) => Some(Err(error)),
-            };
-            std::future::ready(piece)
-        })
+    log.take_while(move |_| std::future::ready(true)).scan((), move |(), piece| {
+        let piece = match piece {
+            Ok(mut piece) if left > 0 => {
+                piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                left -= piece.len() as u64;
+                Some(Ok(piece))
+            }
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        };
+        std::future::ready(piece)
+    })
 }
 
 fn request(call: &Call, name: &str, container: String) -> Result<LogRequest, StatusError> {
@@ -82,10 +70,9 @@ fn request(call: &Call, name: &str, container: String) -> Result<LogRequest, Sta
     };
     let since_seconds = count("sinceSeconds", 1)?;
     let since_time = match query.text("sinceTime") {
-        Some(text) => Some(
-            text.parse::<Timestamp>()
-                .map_err(|_| invalid("sinceTime", "must be an RFC 3339 time"))?,
-        ),
+        Some(text) => {
+            Some(text.parse::<Timestamp>().map_err(|_| invalid("sinceTime", "must be an RFC 3339 time"))?)
+        }
         None => None,
     };
     let since = match since_seconds {

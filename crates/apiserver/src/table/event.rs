@@ -26,15 +26,10 @@ pub(super) fn cells(event: &Value, now: Timestamp) -> Vec<Value> {
     let last_seen = text(event, "/series/lastObservedTime")
         .or_else(|| field("/lastTimestamp", "/deprecatedLastTimestamp"))
         .or(first_seen);
-    let occurrences = [
-        count(event, "/series/count"),
-        count(event, "/count"),
-        count(event, "/deprecatedCount"),
-    ];
+    let occurrences =
+        [count(event, "/series/count"), count(event, "/count"), count(event, "/deprecatedCount")];
     let occurrences = occurrences.into_iter().find(|count| *count > 0).unwrap_or(1);
-    let kind = field("/involvedObject/kind", "/regarding/kind")
-        .unwrap_or_default()
-        .to_lowercase();
+    let kind = field("/involvedObject/kind", "/regarding/kind").unwrap_or_default().to_lowercase();
     let object = match field("/involvedObject/name", "/regarding/name") {
         Some(name) => format!("{kind}/{name}"),
         None => kind,
@@ -48,11 +43,8 @@ pub(super) fn cells(event: &Value, now: Timestamp) -> Vec<Value> {
         text(event, "/type").unwrap_or_default().into(),
         text(event, "/reason").unwrap_or_default().into(),
         object.into(),
-        field("/involvedObject/fieldPath", "/regarding/fieldPath")
-            .unwrap_or_default()
-            .into(),
-        host.map_or_else(|| component.to_owned(), |host| format!("{component}, {host}"))
-            .into(),
+        field("/involvedObject/fieldPath", "/regarding/fieldPath").unwrap_or_default().into(),
+        host.map_or_else(|| component.to_owned(), |host| format!("{component}, {host}")).into(),
         field("/message", "/note").unwrap_or_default().trim().into(),
         age_cell(first_seen, now).into(),
         occurrences.into(),

@@ -47,23 +47,16 @@ impl JsonPath {
     /// Parses a path; surrounding braces and a leading `$` are allowed.
     pub fn parse(text: &str) -> Result<Self, JsonPathError> {
         if text.len() > TEXT_BYTES_MAX {
-            return Err(JsonPathError {
-                path: String::new(),
-                at: TEXT_BYTES_MAX,
-            });
+            return Err(JsonPathError { path: String::new(), at: TEXT_BYTES_MAX });
         }
         let trimmed = text.trim();
-        let inner = trimmed
-            .strip_prefix('{')
-            .and_then(|rest| rest.strip_suffix('}'))
-            .unwrap_or(trimmed);
+        let inner = trimmed.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(trimmed);
         let inner = inner.strip_prefix('$').unwrap_or(inner);
         let mut parser = Parser { rest: inner };
         let steps = parser.steps().filter(|_| parser.rest.is_empty());
-        steps.map(|steps| Self { steps }).ok_or_else(|| JsonPathError {
-            path: text.to_owned(),
-            at: inner.len() - parser.rest.len(),
-        })
+        steps
+            .map(|steps| Self { steps })
+            .ok_or_else(|| JsonPathError { path: text.to_owned(), at: inner.len() - parser.rest.len() })
     }
 
     /// The first match, in document order.
@@ -82,9 +75,7 @@ fn first<'a>(steps: &[Step], value: &'a Value) -> Option<&'a Value> {
             let items = value.as_array()?;
             let index = match usize::try_from(*index) {
                 Ok(index) => index,
-                Err(_) => items
-                    .len()
-                    .checked_sub(usize::try_from(index.unsigned_abs()).ok()?)?,
+                Err(_) => items.len().checked_sub(usize::try_from(index.unsigned_abs()).ok()?)?,
             };
             first(rest, items.get(index)?)
         }
@@ -100,11 +91,7 @@ fn first<'a>(steps: &[Step], value: &'a Value) -> Option<&'a Value> {
                 (Some(found), Test::NotEqual(unwanted)) => found != unwanted,
                 (None, _) => false,
             };
-            value
-                .as_array()?
-                .iter()
-                .filter(passes)
-                .find_map(|item| first(rest, item))
+            value.as_array()?.iter().filter(passes).find_map(|item| first(rest, item))
         }
     }
 }
@@ -214,11 +201,7 @@ impl<'a> Parser<'a> {
         };
         self.spaces();
         let literal = self.literal()?;
-        Some(if equal {
-            Test::Equal(literal)
-        } else {
-            Test::NotEqual(literal)
-        })
+        Some(if equal { Test::Equal(literal) } else { Test::NotEqual(literal) })
     }
 
     fn literal(&mut self) -> Option<Value> {

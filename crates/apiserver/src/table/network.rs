@@ -11,24 +11,9 @@ const SHOWN: usize = 3;
 pub(super) const SERVICE: &[Spec] = &[
     NAME,
     ("Type", "string", 0, "How the service is reached."),
-    (
-        "Cluster-IP",
-        "string",
-        0,
-        "Address of the service inside the cluster.",
-    ),
-    (
-        "External-IP",
-        "string",
-        0,
-        "Addresses of the service outside the cluster.",
-    ),
-    (
-        "Port(s)",
-        "string",
-        0,
-        "Ports, with the node port where there is one.",
-    ),
+    ("Cluster-IP", "string", 0, "Address of the service inside the cluster."),
+    ("External-IP", "string", 0, "Addresses of the service outside the cluster."),
+    ("Port(s)", "string", 0, "Ports, with the node port where there is one."),
     AGE,
     ("Selector", "string", 1, "Labels of the pods that serve it."),
 ];
@@ -46,9 +31,7 @@ pub(super) fn service(object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn external_addresses(service: &Value) -> String {
-    let external_ips = list(service, "/spec/externalIPs")
-        .iter()
-        .filter_map(Value::as_str);
+    let external_ips = list(service, "/spec/externalIPs").iter().filter_map(Value::as_str);
     match text(service, "/spec/type") {
         Some("LoadBalancer") => {
             let ingress = list(service, "/status/loadBalancer/ingress").iter();
@@ -86,12 +69,10 @@ pub(super) const ENDPOINT_SLICE: &[Spec] = &[
 ];
 
 pub(super) fn endpoint_slice(object: &Value, now: Timestamp) -> Vec<Value> {
-    let ports = list(object, "/ports")
-        .iter()
-        .map(|port| match port.get("port").and_then(Value::as_i64) {
-            Some(port) => port.to_string(),
-            None => "*".to_owned(),
-        });
+    let ports = list(object, "/ports").iter().map(|port| match port.get("port").and_then(Value::as_i64) {
+        Some(port) => port.to_string(),
+        None => "*".to_owned(),
+    });
     let addresses = list(object, "/endpoints")
         .iter()
         .flat_map(|endpoint| list(endpoint, "/addresses"))
@@ -109,12 +90,7 @@ fn shortened(texts: Vec<String>) -> String {
     if texts.is_empty() {
         return "<unset>".to_owned();
     }
-    let shown = texts
-        .iter()
-        .take(SHOWN)
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(",");
+    let shown = texts.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(",");
     match texts.len().checked_sub(SHOWN) {
         Some(more) if more > 0 => format!("{shown} + {more} more..."),
         _ => shown,

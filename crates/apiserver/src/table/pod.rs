@@ -10,27 +10,12 @@ pub(super) const COLUMNS: &[Spec] = &[
     NAME,
     ("Ready", "string", 0, "Ready containers of all containers."),
     ("Status", "string", 0, "What the pod as a whole is doing."),
-    (
-        "Restarts",
-        "string",
-        0,
-        "Restarts of its containers, and how long ago the last one was.",
-    ),
+    ("Restarts", "string", 0, "Restarts of its containers, and how long ago the last one was."),
     AGE,
     ("IP", "string", 1, "Address of the pod."),
     ("Node", "string", 1, "Node that the pod is bound to."),
-    (
-        "Nominated Node",
-        "string",
-        1,
-        "Node that is being made free for the pod.",
-    ),
-    (
-        "Readiness Gates",
-        "string",
-        1,
-        "Fulfilled readiness gates of all readiness gates.",
-    ),
+    ("Nominated Node", "string", 1, "Node that is being made free for the pod."),
+    ("Readiness Gates", "string", 1, "Fulfilled readiness gates of all readiness gates."),
 ];
 
 pub(super) fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
@@ -46,10 +31,7 @@ pub(super) fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
         story.reason.into(),
         restarts.into(),
         age(pod, now),
-        text(pod, "/status/podIP")
-            .or_else(|| text(pod, "/status/podIPs/0/ip"))
-            .unwrap_or(NONE)
-            .into(),
+        text(pod, "/status/podIP").or_else(|| text(pod, "/status/podIPs/0/ip")).unwrap_or(NONE).into(),
         text_or_none("/spec/nodeName"),
         text_or_none("/status/nominatedNodeName"),
         readiness_gates(pod).into(),
@@ -68,10 +50,8 @@ struct Story<'a> {
 impl<'a> Story<'a> {
     fn of(pod: &'a Value) -> Self {
         let phase = text(pod, "/status/phase").unwrap_or_default();
-        let sidecars = list(pod, "/spec/initContainers")
-            .iter()
-            .filter(|container| is_sidecar(container))
-            .count();
+        let sidecars =
+            list(pod, "/spec/initContainers").iter().filter(|container| is_sidecar(container)).count();
         let mut story = Self {
             reason: text(pod, "/status/reason").unwrap_or(phase).to_owned(),
             ready: 0,
@@ -87,10 +67,7 @@ impl<'a> Story<'a> {
         if !initializing || initialized {
             story.absorb_containers(pod);
         }
-        if pod
-            .pointer("/metadata/deletionTimestamp")
-            .is_some_and(|at| !at.is_null())
-        {
+        if pod.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null()) {
             if text(pod, "/status/reason") == Some("NodeLost") {
                 story.reason = "Unknown".to_owned();
             } else if !matches!(phase, "Succeeded" | "Failed") {
@@ -108,11 +85,7 @@ impl<'a> Story<'a> {
             let sidecar = text(status, "/name")
                 .and_then(|name| specs.iter().find(|spec| text(spec, "/name") == Some(name)))
                 .is_some_and(is_sidecar);
-            if status
-                .pointer("/state/terminated/exitCode")
-                .and_then(Value::as_i64)
-                == Some(0)
-            {
+            if status.pointer("/state/terminated/exitCode").and_then(Value::as_i64) == Some(0) {
                 continue;
             }
             if sidecar && status.get("started").and_then(Value::as_bool) == Some(true) {
@@ -170,16 +143,12 @@ fn is_ready(status: &Value) -> bool {
 }
 
 fn terminated_reason(status: &Value) -> Option<String> {
-    let terminated = status
-        .pointer("/state/terminated")
-        .filter(|state| state.is_object())?;
-    Some(
-        match (text(terminated, "/reason"), count(terminated, "/signal")) {
-            (Some(reason), _) => reason.to_owned(),
-            (None, 0) => format!("ExitCode:{}", count(terminated, "/exitCode")),
-            (None, signal) => format!("Signal:{signal}"),
-        },
-    )
+    let terminated = status.pointer("/state/terminated").filter(|state| state.is_object())?;
+    Some(match (text(terminated, "/reason"), count(terminated, "/signal")) {
+        (Some(reason), _) => reason.to_owned(),
+        (None, 0) => format!("ExitCode:{}", count(terminated, "/exitCode")),
+        (None, signal) => format!("Signal:{signal}"),
+    })
 }
 
 fn readiness_gates(pod: &Value) -> String {

@@ -13,12 +13,7 @@ pub(super) const DEPLOYMENT: &[Spec] = &[
     NAME,
     ("Ready", "string", 0, "Ready pods of all pods wanted."),
     ("Up-to-date", "integer", 0, "Pods made from the current template."),
-    (
-        "Available",
-        "integer",
-        0,
-        "Pods that have been ready for long enough.",
-    ),
+    ("Available", "integer", 0, "Pods that have been ready for long enough."),
     AGE,
     CONTAINERS,
     IMAGES,
@@ -65,24 +60,9 @@ pub(super) const DAEMON_SET: &[Spec] = &[
     ("Desired", "integer", 0, "Nodes that should run the pod."),
     ("Current", "integer", 0, "Nodes that run a pod of it and should."),
     ("Ready", "integer", 0, "Nodes whose pod is ready."),
-    (
-        "Up-to-date",
-        "integer",
-        0,
-        "Nodes whose pod is made from the current template.",
-    ),
-    (
-        "Available",
-        "integer",
-        0,
-        "Nodes whose pod has been ready for long enough.",
-    ),
-    (
-        "Node Selector",
-        "string",
-        0,
-        "Labels of the nodes that should run the pod.",
-    ),
+    ("Up-to-date", "integer", 0, "Nodes whose pod is made from the current template."),
+    ("Available", "integer", 0, "Nodes whose pod has been ready for long enough."),
+    ("Node Selector", "string", 0, "Labels of the nodes that should run the pod."),
     AGE,
     CONTAINERS,
     IMAGES,
@@ -104,13 +84,8 @@ pub(super) fn daemon_set(object: &Value, now: Timestamp) -> Vec<Value> {
     cells
 }
 
-pub(super) const STATEFUL_SET: &[Spec] = &[
-    NAME,
-    ("Ready", "string", 0, "Ready pods of all pods wanted."),
-    AGE,
-    CONTAINERS,
-    IMAGES,
-];
+pub(super) const STATEFUL_SET: &[Spec] =
+    &[NAME, ("Ready", "string", 0, "Ready pods of all pods wanted."), AGE, CONTAINERS, IMAGES];
 
 pub(super) fn stateful_set(object: &Value, now: Timestamp) -> Vec<Value> {
     let ready = format!("{}/{}", count(object, "/status/readyReplicas"), wanted(object));
@@ -121,12 +96,7 @@ pub(super) fn stateful_set(object: &Value, now: Timestamp) -> Vec<Value> {
 pub(super) const JOB: &[Spec] = &[
     NAME,
     ("Status", "string", 0, "What the job is doing."),
-    (
-        "Completions",
-        "string",
-        0,
-        "Completed pods of all completions wanted.",
-    ),
+    ("Completions", "string", 0, "Completed pods of all completions wanted."),
     ("Duration", "string", 0, "How long it has run, or ran."),
     AGE,
     CONTAINERS,
@@ -166,10 +136,7 @@ fn job_status(object: &Value) -> &'static str {
         "Complete"
     } else if is_true("Failed") {
         "Failed"
-    } else if object
-        .pointer("/metadata/deletionTimestamp")
-        .is_some_and(|at| !at.is_null())
-    {
+    } else if object.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null()) {
         "Terminating"
     } else if is_true("Suspended") {
         "Suspended"

@@ -69,9 +69,7 @@ impl<'a> Reader<'a> {
                 return None;
             }
             let (bytes, after) = rest.split_at_checked(count)?;
-            length = bytes
-                .iter()
-                .fold(0, |length, byte| length << 8 | usize::from(*byte));
+            length = bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
             rest = after;
         }
         let (content, rest) = rest.split_at_checked(length)?;
