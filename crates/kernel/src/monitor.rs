@@ -141,12 +141,10 @@ fn parse_route_event(message: &Message<'_>) -> Option<RouteEvent> {
         RTM_NEWROUTE | RTM_DELROUTE => {
             Some(RouteEvent::Route { route: route::parse_route(message)?, removed })
         }
-        RTM_NEWNEIGH | RTM_DELNEIGH => {
-            match neighbour::parse_neighbour(message) {
-                Some(neighbour) => Some(RouteEvent::Neighbour { neighbour, removed }),
-                None => Some(RouteEvent::Entry { index: neighbour::device_of(message)?, removed }),
-            }
-        }
+        RTM_NEWNEIGH | RTM_DELNEIGH => match neighbour::parse_neighbour(message) {
+            Some(neighbour) => Some(RouteEvent::Neighbour { neighbour, removed }),
+            None => Some(RouteEvent::Entry { index: neighbour::device_of(message)?, removed }),
+        },
         RTM_NEWRULE | RTM_DELRULE => Some(RouteEvent::Rules),
         _ => None,
     }

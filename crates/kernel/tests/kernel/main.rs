@@ -2,9 +2,17 @@
 //!
 //! Runs as root, or rootless where user namespaces are allowed; says so and does nothing where neither is.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "clippy knows no tests without the standard harness"
+)]
+
+mod every_statement;
 mod packets;
 mod routing;
 mod ruleset;
+mod transactions;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -18,7 +26,7 @@ type Test = (&'static str, fn());
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let tests: Vec<Test> = [routing::TESTS, ruleset::TESTS, packets::TESTS].concat();
+    let tests: Vec<Test> = [routing::TESTS, ruleset::TESTS, packets::TESTS, transactions::TESTS].concat();
     if arguments.iter().any(|argument| argument == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
