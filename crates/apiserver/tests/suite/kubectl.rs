@@ -15,7 +15,15 @@ use crate::harness::{CONFIG_MAPS, Cluster, PATIENCE, config_map, version, widget
 struct Kubectl {
     binary: PathBuf,
     home: TempDir,
+    minor_version: u32,
 }
+
+/// The oldest kubectl that lets the server validate fields with OpenAPI v3 alone.
+const OLDEST: u32 = 29;
+/// The oldest kubectl whose exec speaks WebSocket.
+const OLDEST_EXEC: u32 = 30;
+/// The oldest kubectl that sends its typed requests as protobuf.
+const OLDEST_PROTOBUF: u32 = 32;
 
 /// What a run of kubectl printed.
 struct Output {
@@ -26,7 +34,7 @@ struct Output {
 
 impl Kubectl {
     /// `None`, said loudly, on a machine without kubectl.
-    fn of(cluster: &Cluster) -> Option<Self> {
+    async fn of(cluster: &Cluster) -> Option<Self> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let Some(binary) =
             std::env::split_paths(&path).map(|dir| dir.join("kubectl")).find(|path| path.is_file())
@@ -37,7 +45,21 @@ impl Kubectl {
         let home = tempfile::tempdir().expect("a directory");
         std::fs::write(home.path().join("config"), cluster.server.kubeconfig(&cluster.url()))
             .expect("a kubeconfig");
-        Some(Self { binary, home })
+        let mut kubectl = Self { binary, home, minor_version: 0 };
+        let version = kubectl.ok(&["version", "--client", "-o", "json"]).await;
+        let version: Value = serde_json::from_str(&version).expect("a version");
+        let minor = version["clientVersion"]["minor"].as_str().expect("a minor version");
+        kubectl.minor_version = minor.trim_end_matches('+').parse().expect("a number");
+        kubectl.is_at_least(OLDEST).then_some(kubectl)
+    }
+
+    /// Whether kubectl is new enough, said loudly if not.
+    fn is_at_least(&self, minor_version: u32) -> bool {
+        let enough = self.minor_version >= minor_version;
+        if !enough {
+            println!("SKIP: kubectl 1.{} is older than 1.{minor_version}", self.minor_version);
+        }
+        enough
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -142,7 +164,7 @@ fn row<'a>(table: &'a str, first: &str) -> Vec<&'a str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn discovery_verbs_print_what_is_served() {
     let cluster = Cluster::start().await;
-    let Some(kubectl) = Kubectl::of(&cluster) else { return };
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     let versions = kubectl.ok(&["api-versions"]).await;
     assert!(versions.lines().any(|line| line == "apps/v1") && versions.lines().any(|line| line == "v1"));
     let resources = kubectl.ok(&["api-resources"]).await;
@@ -163,7 +185,7 @@ async fn discovery_verbs_print_what_is_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn get_prints_tables_objects_and_changes() {
     let cluster = Cluster::start().await;
-    let Some(kubectl) = Kubectl::of(&cluster) else { return };
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     kubectl.apply(&deployment(2, "web:1")).await;
     let table = kubectl.ok(&["get", "deployments", "-o", "wide"]).await;
     assert_eq!(row(&table, "NAME")[..5], ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"]);
@@ -187,7 +209,7 @@ async fn get_prints_tables_objects_and_changes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn get_watches_until_it_is_stopped() {
     let cluster = Cluster::start().await;
-    let Some(kubectl) = Kubectl::of(&cluster) else { return };
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     let client = cluster.client();
     client.post(CONFIG_MAPS, &config_map("one", "1")).await.expect_code(201);
     let watching = async {
@@ -210,7 +232,7 @@ async fn get_watches_until_it_is_stopped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn apply_creates_changes_and_leaves_alone() {
     let cluster = Cluster::start().await;
-    let Some(kubectl) = Kubectl::of(&cluster) else { return };
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     assert_eq!(kubectl.apply(&deployment(2, "web:1")).await, "deployment.apps/web created\n");
     assert_eq!(kubectl.apply(&deployment(2, "web:1")).await, "deployment.apps/web unchanged\n");
     let changed = deployment(2, "web:2").to_string();
@@ -246,7 +268,7 @@ async fn apply_creates_changes_and_leaves_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn create_replace_edit_and_patch_write() {
     let cluster = Cluster::start().await;
-    let Some(kubectl) = Kubectl::of(&cluster) else { return };
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     let mut object = config_map("one", "1");
     let create =
         async |object: &Value| kubectl.run_with_input(&["create", "-f", "-"], &object.to_string()).await;
@@ -271,7 +293,7 @@ async fn create_replace_edit_and_patch_write() {
 #[tokio::test(flavor = "multi_thread")]
 async fn workload_verbs_change_and_follow_a_deployment() {
     let cluster = Cluster::start().await;
-    let Some(kubectl) = Kubectl::of(&cluster) else { return };
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     kubectl.apply(&deployment(2, "web:1")).await;
     assert_eq!(kubectl.ok(&["scale", "deploy", "web", "--replicas=3"]).await, "deployment.apps/web scaled\n");
     let updated = kubectl.ok(&["set", "image", "deploy/web", "main=web:3"]).await;
@@ -307,7 +329,7 @@ async fn workload_verbs_change_and_follow_a_deployment() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wait_sees_a_condition_that_comes_later() {
     let cluster = Cluster::start().await;
-    let Some(kubectl) = Kubectl::of(&cluster) else { return };
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     kubectl.apply(&deployment(1, "web:1")).await;
     let waiting = kubectl.ok(&["wait", "deploy/web", "--for=condition=Available", "--timeout=15s"]);
     let (waited, ()) = tokio::join!(waiting, complete(&cluster));
@@ -320,7 +342,7 @@ async fn wait_sees_a_condition_that_comes_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn delete_waits_until_the_object_is_gone() {
     let cluster = Cluster::start().await;
-    let Some(kubectl) = Kubectl::of(&cluster) else { return };
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     let client = cluster.client();
     let mut object = config_map("one", "1");
     object["metadata"]["finalizers"] = json!(["lab.example.com/hold"]);
@@ -346,7 +368,10 @@ async fn delete_waits_until_the_object_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_and_exec_reach_the_pod() {
     let cluster = Cluster::start().await;
-    let Some(kubectl) = Kubectl::of(&cluster) else { return };
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
+    if !kubectl.is_at_least(OLDEST_EXEC) {
+        return;
+    }
     cluster.running_pod("p", &["a", "b"]).await;
     assert_eq!(kubectl.ok(&["logs", "p", "-c", "b", "--tail=1"]).await, "b line 3\n");
     assert_eq!(kubectl.ok(&["exec", "p", "-c", "a", "--", "echo", "hello"]).await, "hello");
@@ -369,7 +394,7 @@ async fn logs_and_exec_reach_the_pod() {
 #[tokio::test(flavor = "multi_thread")]
 async fn node_verbs_mark_a_node() {
     let cluster = Cluster::start().await;
-    let Some(kubectl) = Kubectl::of(&cluster) else { return };
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "worker-node-1" } });
     cluster.client().post("/api/v1/nodes", &node).await.expect_code(201);
     assert_eq!(kubectl.ok(&["cordon", "worker-node-1"]).await, "node/worker-node-1 cordoned\n");
@@ -384,7 +409,7 @@ async fn node_verbs_mark_a_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_listed_and_described() {
     let cluster = Cluster::start().await;
-    let Some(kubectl) = Kubectl::of(&cluster) else { return };
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     cluster.running_pod("p", &["a"]).await;
     let pod = cluster.client().get("/api/v1/namespaces/default/pods/p").await.expect_code(200);
     let now = jiff::Timestamp::now().to_string();
@@ -404,7 +429,10 @@ async fn events_are_listed_and_described() {
 #[tokio::test(flavor = "multi_thread")]
 async fn verbs_with_protobuf_bodies_are_refused_in_the_exact_form() {
     let cluster = Cluster::start().await;
-    let Some(kubectl) = Kubectl::of(&cluster) else { return };
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
+    if !kubectl.is_at_least(OLDEST_PROTOBUF) {
+        return;
+    }
     for arguments in [&["create", "ns", "x"][..], &["auth", "whoami"], &["create", "token", "default"]] {
         let said = kubectl.fails(arguments).await;
         assert!(said.contains("the body of the request was in an unknown format"), "{arguments:?}: {said}");
