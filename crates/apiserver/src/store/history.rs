@@ -93,17 +93,17 @@ impl Change {
         Self { version, second, bytes, key, old: None, new: None, last: None, lines: Default::default() }
     }
 
-    pub(crate) fn from(mut self, old: Option<Arc<Value>>) -> Self {
+    pub(crate) fn before(mut self, old: Option<Arc<Value>>) -> Self {
         self.old = old;
         self
     }
 
-    pub(crate) fn to(mut self, new: Arc<Value>) -> Self {
+    pub(crate) fn after(mut self, new: Arc<Value>) -> Self {
         self.new = Some(new);
         self
     }
 
-    pub(crate) fn to_nothing(mut self, last: Arc<Value>) -> Self {
+    pub(crate) fn then_gone(mut self, last: Arc<Value>) -> Self {
         self.last = Some(last);
         self
     }

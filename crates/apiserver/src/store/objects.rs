@@ -252,8 +252,8 @@ impl Store {
         self.objects += usize::from(old.is_none());
         let old = old.map(|old| old.object);
         let change = Change::new(version, now.as_second(), Arc::clone(&key), bytes)
-            .from(old.clone())
-            .to(Arc::clone(&object));
+            .before(old.clone())
+            .after(Arc::clone(&object));
         table.history.push(change, &self.limits);
         self.collector.observe(&ObjectKey { resource: resource.clone(), key }, old.as_deref(), Some(&object));
         object
@@ -273,8 +273,8 @@ impl Store {
         self.bytes -= entry.bytes;
         let last = Arc::new(at_version(&entry.object, self.version));
         let change = Change::new(self.version, now.as_second(), Arc::clone(&key), entry.bytes)
-            .from(Some(Arc::clone(&entry.object)))
-            .to_nothing(Arc::clone(&last));
+            .before(Some(Arc::clone(&entry.object)))
+            .then_gone(Arc::clone(&last));
         table.history.push(change, &self.limits);
         self.service_addresses.release(resource, &last);
         self.collector.observe(&ObjectKey { resource: resource.clone(), key }, Some(&last), None);
