@@ -21,7 +21,7 @@ use crate::numbering::Numbering;
 use crate::state::DatapathState;
 use crate::view::NodeView;
 
-mod build;
+pub(crate) mod build;
 mod family;
 mod gateway;
 mod guard;

@@ -15,5 +15,7 @@ pub mod fake_kernel;
 pub mod nft;
 pub mod numbering;
 pub mod state;
+pub mod trace;
 pub mod transaction;
 pub mod view;
+pub mod violations;

@@ -72,7 +72,7 @@ pub struct Route {
     pub destination: IpNet,
     /// Where to
     pub target: RouteTarget,
-    /// Metric; 0 for the kernel's default
+    /// Metric; 0 for the kernel's default. IPv6 has no 0: the kernel makes it 1024, so say that
     pub metric: u32,
 }
 

@@ -114,7 +114,7 @@ pub(super) fn to_device(name: &str) -> Statement {
 }
 
 /// A name as the kernel compares it: 16 bytes, zero-padded.
-pub(super) fn interface_name(name: &str) -> Vec<u8> {
+pub(crate) fn interface_name(name: &str) -> Vec<u8> {
     let mut bytes: Vec<u8> = name.bytes().take(15).collect();
     bytes.resize(16, 0);
     bytes

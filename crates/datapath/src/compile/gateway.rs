@@ -130,15 +130,25 @@ struct PortIn {
     quoted: Load,
 }
 
-/// Matches ICMP errors that quote a packet with ports, whose header has no options.
-fn quotes_ports(family: Family) -> Vec<Statement> {
+/// Matches ICMP errors that quote a packet whose header has no options.
+fn quotes(family: Family, protocol: impl FnOnce(Load) -> Statement) -> Vec<Statement> {
     let mut statements =
         vec![is(Load::TransportProtocol, [family.icmp]), within(Load::IcmpType, family.name(ICMP_ERRORS))];
     if !family.is_v6() {
         statements.push(is(Load::Transport(ICMP_HEADER, 1), [0x45]));
     }
-    statements.push(within(Load::Transport(ICMP_HEADER + family.protocol_offset, 1), PORT_PROTOCOLS));
+    statements.push(protocol(Load::Transport(ICMP_HEADER + family.protocol_offset, 1)));
     statements
+}
+
+/// Matches ICMP errors that quote a packet with ports.
+fn quotes_ports(family: Family) -> Vec<Statement> {
+    quotes(family, |protocol| within(protocol, PORT_PROTOCOLS))
+}
+
+/// Matches ICMP errors that quote an echo.
+fn quotes_echo(family: Family) -> Vec<Statement> {
+    quotes(family, |protocol| is(protocol, [family.icmp]))
 }
 
 /// From the tunnel, with an EIP as source: only what is leased to this peer goes out.
@@ -206,6 +216,7 @@ fn way_in(context: &Context<'_>, family: Family, leases: &Leases, table: &mut Ta
         echo: Load::IcmpEchoId,
         quoted: Load::Transport(ICMP_HEADER + family.header, 2),
     };
+    let quoted_echo = Load::Transport(ICMP_HEADER + family.header + 4, 2);
 
     let mut way_in = Rules::default();
     if family.is_v6() {
@@ -220,6 +231,7 @@ fn way_in(context: &Context<'_>, family: Family, leases: &Leases, table: &mut Ta
         way_in.rule(comment, [within(Load::TransportProtocol, PORT_PROTOCOLS), own(port_in.ports), accept()]);
         way_in.rule(comment, echo_reply().into_iter().chain([own(port_in.echo), accept()]));
         way_in.rule(comment, quotes_ports(family).into_iter().chain([own(port_in.quoted), accept()]));
+        way_in.rule(comment, quotes_echo(family).into_iter().chain([own(quoted_echo), accept()]));
     }
     if let Some(mtu) = tunnel_mtu(context.view) {
         way_in.rule(
@@ -243,17 +255,11 @@ fn way_in(context: &Context<'_>, family: Family, leases: &Leases, table: &mut Ta
     );
     way_in.rule(
         "a quoted echo has its id elsewhere",
-        [
-            icmp(),
-            within(Load::IcmpType, family.name(ICMP_ERRORS)),
-            is(Load::Transport(ICMP_HEADER + family.protocol_offset, 1), [family.icmp]),
-            goto(family.name("eip_in_echo_error")),
-        ],
+        quotes_echo(family).into_iter().chain([goto(family.name("eip_in_echo_error"))]),
     );
     way_in.rule("", [counter(DROP_NO_HOLDER), drop()]);
     way_in.regular(table, family.name("eip_in"));
 
-    let quoted_echo = Load::Transport(ICMP_HEADER + family.header + 4, 2);
     for (name, port) in [
         ("eip_in_ports", port_in.ports),
         ("eip_in_echo", port_in.echo),

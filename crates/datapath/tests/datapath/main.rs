@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail")]
 
+mod judge;
+mod packets;
 mod rulesets;
 mod transitions;
 mod worlds;

@@ -6,12 +6,15 @@ use datapath::compile::compile;
 use datapath::state::DatapathState;
 use datapath::view::{ExistingFlows, NoGatewayAction, NodeView};
 
+use datapath::violations::violations;
+
 use crate::worlds::*;
 
 /// Compiles a view, has it judged and shown.
 #[track_caller]
 fn check(name: &str, view: &NodeView) {
     let state = compile(view, &numbered(view));
+    assert_eq!(violations(view, &state), []);
     insta::assert_snapshot!(name, show(&state));
 }
 

@@ -9,6 +9,7 @@ use datapath::numbering::Numbering;
 use datapath::state::{DatapathState, RouteTarget};
 use datapath::transaction::{NftCommand, RouteChange, Transaction};
 use datapath::view::NodeView;
+use datapath::violations::violations;
 use proptest::prelude::*;
 
 use crate::worlds::*;
@@ -33,6 +34,7 @@ impl Node {
     fn go(&mut self, view: &NodeView) -> Transaction {
         self.numbering.update(view, &BTreeSet::new());
         let wanted = compile(view, &self.numbering);
+        assert_eq!(violations(view, &wanted), []);
         let transaction = diff(&self.kernel.found(), &wanted);
         self.kernel.apply_observed(&transaction, closed).unwrap();
         same(&self.kernel.state(), &wanted);

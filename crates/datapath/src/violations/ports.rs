@@ -1,0 +1,105 @@
+//! Who holds which port of an EIP, on the way out and on the way back.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use model::pool::Family;
+
+use super::Violation;
+use super::read::{Tables, address, port, width};
+use crate::compile::names;
+use crate::view::{LeaseRole, NodeView};
+
+/// A block: EIP, first port, size, holder.
+type Held = (IpAddr, u16, u32, Option<String>);
+
+pub(super) fn judge(view: &NodeView, tables: &Tables<'_>, family: Family, found: &mut BTreeSet<Violation>) {
+    let by_tunnel = |tunnel: IpAddr| {
+        let has = |peer: &crate::view::Peer| {
+            peer.ipv4.map(IpAddr::V4) == Some(tunnel) || peer.ipv6.map(IpAddr::V6) == Some(tunnel)
+        };
+        view.peers.iter().find(|(_, peer)| has(peer)).map(|(name, _)| name.clone())
+    };
+    let by_mac = |mac: &[u8]| {
+        view.peers.iter().find(|(_, peer)| peer.mac.0.as_slice() == mac).map(|(name, _)| name.clone())
+    };
+    let mut back: BTreeSet<Held> = BTreeSet::new();
+    for (size, name) in tables.by_size(names::REPLY, family) {
+        for (key, data) in tables.elements(name) {
+            if let (Some((eip, first)), Some(tunnel)) = (block(key, family), address(data)) {
+                back.insert((eip, first, size, by_tunnel(tunnel)));
+            }
+        }
+    }
+    for (size, name) in tables.by_size(names::OWN, family) {
+        for (key, _) in tables.elements(name) {
+            if let Some((eip, first)) = block(key, family) {
+                back.insert((eip, first, size, Some(view.node.clone())));
+            }
+        }
+    }
+    let mut out: BTreeSet<Held> = BTreeSet::new();
+    for (size, name) in tables.by_size(names::LEASED, family) {
+        for (key, _) in tables.elements(name) {
+            let (Some(mac), Some(rest)) = (key.get(..6), key.get(8..)) else { continue };
+            if let Some((eip, first)) = block(rest, family) {
+                out.insert((eip, first, size, by_mac(mac)));
+            }
+        }
+    }
+    two_holders(&back, found);
+    two_holders(&out, found);
+    for (eip, first, ..) in out.difference(&back) {
+        found.insert(Violation::OneWayLease { eip: *eip, port: *first });
+    }
+    // What comes back to a peer went out from it, unless it is a gateway's overflow, which leaves by that gateway.
+    let overflow = |held: &Held| {
+        let (eip, first, _, holder) = held;
+        view.gateway_eips.iter().filter(|(pair, _)| pair.contains(*eip)).flat_map(|(_, own)| &own.leases).any(
+            |lease| {
+                lease.role == LeaseRole::Overflow
+                    && lease.block.first() == *first
+                    && Some(&lease.node) == holder.as_ref()
+            },
+        )
+    };
+    let own = Some(view.node.clone());
+    for held in back.difference(&out).filter(|held| held.3 != own && !overflow(held)) {
+        found.insert(Violation::OneWayLease { eip: held.0, port: held.1 });
+    }
+    // As a gateway, the node gets the replies to what it translates itself.
+    let gateway: BTreeSet<IpAddr> = view.gateway_eips.keys().flat_map(|eip| eip.addresses()).collect();
+    for (eip, first, last) in tables.snat(family).into_values() {
+        let held = back.iter().any(|(other, start, size, holder)| {
+            *other == eip && *holder == own && *start <= first && u32::from(last) < u32::from(*start) + size
+        });
+        if gateway.contains(&eip) && !held {
+            found.insert(Violation::OneWayLease { eip, port: first });
+        }
+    }
+}
+
+fn block(key: &[u8], family: Family) -> Option<(IpAddr, u16)> {
+    let (eip, first) = key.split_at_checked(width(family))?;
+    Some((address(eip)?, port(first.get(..2)?)?))
+}
+
+fn two_holders(held: &BTreeSet<Held>, found: &mut BTreeSet<Violation>) {
+    // In order of EIP and port; a block may reach over more than its neighbour.
+    let mut last: Option<(&Held, u32)> = None;
+    for block in held {
+        let (eip, first, size, holder) = block;
+        let end = u32::from(*first) + size;
+        if let Some((before, reach)) = last
+            && before.0 == *eip
+            && reach > u32::from(*first)
+            && before.3 != *holder
+        {
+            found.insert(Violation::SharedPort { eip: *eip, port: *first });
+        }
+        match last {
+            Some((before, reach)) if before.0 == *eip && reach > end => {}
+            _ => last = Some((block, end)),
+        }
+    }
+}
