@@ -29,17 +29,11 @@ use model::selector::LabelSelector;
 
 /// When an object was made, in seconds since the epoch; 0 where it does not say.
 pub fn created_at(metadata: &ObjectMeta) -> i64 {
-    metadata
-        .creation_timestamp
-        .as_ref()
-        .map_or(0, |time| time.0.as_second())
+    metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
 }
 
 fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Reason {
-    Reason::InvalidField {
-        field: field.into(),
-        problem: problem.into(),
-    }
+    Reason::InvalidField { field: field.into(), problem: problem.into() }
 }
 
 /// Reads a selector; an absent one is the empty one.
@@ -62,12 +56,7 @@ fn optional_v4(field: &str, text: &str) -> Result<Option<Ipv4Addr>, Reason> {
         return Ok(None);
     }
     let parsed = text.parse().map(Some);
-    parsed.map_err(|_| {
-        invalid(
-            field,
-            format!("`{text}` is not an IPv4 address; write one like 10.6.1.55"),
-        )
-    })
+    parsed.map_err(|_| invalid(field, format!("`{text}` is not an IPv4 address; write one like 10.6.1.55")))
 }
 
 fn optional_v6(field: &str, text: &str) -> Result<Option<Ipv6Addr>, Reason> {
@@ -77,10 +66,7 @@ fn optional_v6(field: &str, text: &str) -> Result<Option<Ipv6Addr>, Reason> {
     let address: Option<Ipv6Addr> = text.parse().ok();
     match address.filter(|address| address.to_ipv4_mapped().is_none()) {
         Some(address) => Ok(Some(address)),
-        None => Err(invalid(
-            field,
-            format!("`{text}` is not an IPv6 address; write one like fd00::55"),
-        )),
+        None => Err(invalid(field, format!("`{text}` is not an IPv6 address; write one like fd00::55"))),
     }
 }
 
@@ -92,10 +78,7 @@ fn cidrs(field: &str, entries: &[String]) -> Result<BTreeSet<IpNet>, Reason> {
                 Ok(address) => format!("write `{}`", IpNet::from(address)),
                 Err(_) => "write one like 192.0.2.0/24 or 2001:db8::/32".to_owned(),
             };
-            invalid(
-                format!("{field}[{index}]"),
-                format!("`{entry}` is not a CIDR; {fix}"),
-            )
+            invalid(format!("{field}[{index}]"), format!("`{entry}` is not a CIDR; {fix}"))
         })
     });
     parsed.collect()

@@ -30,12 +30,7 @@ pub struct Column {
 impl Column {
     /// A column whose description is its name, as most are.
     pub const fn new(name: &'static str, kind: &'static str, json_path: &'static str) -> Self {
-        Self {
-            name,
-            kind,
-            json_path,
-            description: name,
-        }
+        Self { name, kind, json_path, description: name }
     }
 
     /// The same column with a description of its own.
@@ -133,17 +128,11 @@ fn root_schema(info: &KindInfo, fields: Map<String, Value>) -> JSONSchemaProps {
             "apiVersion".to_owned(),
             json!({"type": "string", "description": "Version of the schema of this object; see https://kubernetes.io/docs/concepts/overview/kubernetes-api/"}),
         ),
-        (
-            "kind".to_owned(),
-            json!({"type": "string", "description": "Kind of this object, in CamelCase."}),
-        ),
+        ("kind".to_owned(), json!({"type": "string", "description": "Kind of this object, in CamelCase."})),
         ("metadata".to_owned(), json!({"type": "object"})),
     ]);
     properties.extend(fields);
-    let required: Vec<&str> = ["metadata"]
-        .into_iter()
-        .chain(info.required.iter().copied())
-        .collect();
+    let required: Vec<&str> = ["metadata"].into_iter().chain(info.required.iter().copied()).collect();
     let root = json!({
         "type": "object",
         "description": info.description,

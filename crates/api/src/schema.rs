@@ -26,9 +26,8 @@ pub const OPTIONAL_NAME: &str = r"^$|^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$";
 
 /// Runs `fields` with a generator that inlines everything, and makes its result structural.
 pub fn structural(fields: fn(&mut SchemaGenerator) -> Map<String, Value>) -> Map<String, Value> {
-    let mut generator = SchemaSettings::openapi3()
-        .with(|settings| settings.inline_subschemas = true)
-        .into_generator();
+    let mut generator =
+        SchemaSettings::openapi3().with(|settings| settings.inline_subschemas = true).into_generator();
     let mut properties = fields(&mut generator);
     properties.values_mut().for_each(make_structural);
     properties
@@ -39,22 +38,11 @@ fn make_structural(schema: &mut Value) {
     let Value::Object(object) = schema else { return };
     collapse_optional(object);
     single_type(object);
-    for unsupported in [
-        "nullable",
-        "$schema",
-        "title",
-        "$defs",
-        "definitions",
-        "examples",
-        "$comment",
-    ] {
+    for unsupported in ["nullable", "$schema", "title", "$defs", "definitions", "examples", "$comment"] {
         object.remove(unsupported);
     }
     // `required: []` and `additionalProperties: false` are refused, and closed structs are the API server's pruning.
-    if object
-        .get("required")
-        .is_some_and(|required| required.as_array().is_some_and(Vec::is_empty))
-    {
+    if object.get("required").is_some_and(|required| required.as_array().is_some_and(Vec::is_empty)) {
         object.remove("required");
     }
     if object.get("additionalProperties").is_some_and(Value::is_boolean) {
@@ -111,11 +99,7 @@ fn require_marked(object: &mut Map<String, Value>) {
     };
     let mut required = Vec::new();
     for (name, property) in properties.iter_mut() {
-        if property
-            .as_object_mut()
-            .and_then(|property| property.remove("x-required"))
-            .is_some()
-        {
+        if property.as_object_mut().and_then(|property| property.remove("x-required")).is_some() {
             required.push(Value::from(name.as_str()));
         }
     }
@@ -123,13 +107,7 @@ fn require_marked(object: &mut Map<String, Value>) {
         return;
     }
     if let Some(Value::Array(already)) = object.get("required") {
-        required.extend(
-            already
-                .iter()
-                .filter(|name| !required.contains(name))
-                .cloned()
-                .collect::<Vec<_>>(),
-        );
+        required.extend(already.iter().filter(|name| !required.contains(name)).cloned().collect::<Vec<_>>());
     }
     object.insert("required".to_owned(), required.into());
 }
@@ -139,17 +117,11 @@ fn closed_operator(object: &mut Map<String, Value>) {
     let Some(Value::Object(properties)) = object.get_mut("properties") else {
         return;
     };
-    if !["key", "operator", "values"]
-        .iter()
-        .all(|name| properties.contains_key(*name))
-    {
+    if !["key", "operator", "values"].iter().all(|name| properties.contains_key(*name)) {
         return;
     }
     if let Some(Value::Object(operator)) = properties.get_mut("operator") {
-        operator.insert(
-            "enum".to_owned(),
-            json!(["In", "NotIn", "Exists", "DoesNotExist"]),
-        );
+        operator.insert("enum".to_owned(), json!(["In", "NotIn", "Exists", "DoesNotExist"]));
     }
 }
 
@@ -204,10 +176,7 @@ mod tests {
             json!({"type": ["string", "null"], "description": "d"}),
             json!({"type": "string", "description": "d"}),
         );
-        check(
-            json!({"type": "string", "nullable": true}),
-            json!({"type": "string"}),
-        );
+        check(json!({"type": "string", "nullable": true}), json!({"type": "string"}));
         check(
             json!({"anyOf": [{"type": "object", "description": "inner"}, {"type": "null"}], "description": "outer"}),
             json!({"type": "object", "description": "outer"}),
@@ -216,18 +185,9 @@ mod tests {
 
     #[test]
     fn number_formats_are_those_of_openapi() {
-        check(
-            json!({"type": "integer", "format": "uint16"}),
-            json!({"type": "integer", "format": "int32"}),
-        );
-        check(
-            json!({"type": "integer", "format": "uint32"}),
-            json!({"type": "integer", "format": "int64"}),
-        );
-        check(
-            json!({"type": "string", "format": "ipv4-ish"}),
-            json!({"type": "string"}),
-        );
+        check(json!({"type": "integer", "format": "uint16"}), json!({"type": "integer", "format": "int32"}));
+        check(json!({"type": "integer", "format": "uint32"}), json!({"type": "integer", "format": "int64"}));
+        check(json!({"type": "string", "format": "ipv4-ish"}), json!({"type": "string"}));
     }
 
     #[test]
@@ -240,10 +200,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_asked_for_by_name() {
-        check(
-            json!({"type": "string", "default": ""}),
-            json!({"type": "string"}),
-        );
+        check(json!({"type": "string", "default": ""}), json!({"type": "string"}));
         check(
             json!({"type": "string", "default": "", "x-default": "a"}),
             json!({"type": "string", "default": "a"}),

@@ -40,31 +40,10 @@ macro_rules! slim {
 
 slim!(SlimPod, "Pod", "", "v1", "pods", NamespaceResourceScope);
 slim!(SlimNode, "Node", "", "v1", "nodes", ClusterResourceScope);
-slim!(
-    SlimNamespace,
-    "Namespace",
-    "",
-    "v1",
-    "namespaces",
-    ClusterResourceScope
-);
-slim!(
-    SlimService,
-    "Service",
-    "",
-    "v1",
-    "services",
-    NamespaceResourceScope
-);
+slim!(SlimNamespace, "Namespace", "", "v1", "namespaces", ClusterResourceScope);
+slim!(SlimService, "Service", "", "v1", "services", NamespaceResourceScope);
 slim!(ControlPlanePod, "Pod", "", "v1", "pods", NamespaceResourceScope);
-slim!(
-    SlimServiceCidr,
-    "ServiceCIDR",
-    "networking.k8s.io",
-    "v1",
-    "servicecidrs",
-    ClusterResourceScope
-);
+slim!(SlimServiceCidr, "ServiceCIDR", "networking.k8s.io", "v1", "servicecidrs", ClusterResourceScope);
 
 /// Reads name, namespace, labels and what tells versions apart; leaves out annotations and managed fields.
 fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
@@ -326,10 +305,7 @@ mod tests {
         .unwrap();
         assert_eq!(pod.metadata.name.as_deref(), Some("a"));
         assert_eq!(pod.metadata.resource_version.as_deref(), Some("7"));
-        assert_eq!(
-            (&pod.metadata.annotations, &pod.metadata.managed_fields),
-            (&None, &None)
-        );
+        assert_eq!((&pod.metadata.annotations, &pod.metadata.managed_fields), (&None, &None));
         assert_eq!(pod.spec.node_name, "n");
         assert_eq!(pod.status.pod_ips[0].ip, "10.0.0.1");
     }

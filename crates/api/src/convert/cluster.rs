@@ -13,10 +13,7 @@ use crate::v1beta1::{EgressClusterInfo, IpLists};
 /// A node, as far as egress is concerned.
 pub fn node(object: &SlimNode) -> Node {
     let status = &object.status;
-    let addresses = status
-        .addresses
-        .iter()
-        .filter(|address| address.kind == "InternalIP");
+    let addresses = status.addresses.iter().filter(|address| address.kind == "InternalIP");
     let cidrs = std::iter::once(&object.spec.pod_cidr).chain(&object.spec.pod_cidrs);
     Node {
         labels: object.metadata.labels.clone().unwrap_or_default(),
@@ -24,9 +21,7 @@ pub fn node(object: &SlimNode) -> Node {
             .conditions
             .iter()
             .any(|condition| condition.kind == "Ready" && condition.status == "True"),
-        addresses: addresses
-            .filter_map(|address| address.address.parse().ok())
-            .collect(),
+        addresses: addresses.filter_map(|address| address.address.parse().ok()).collect(),
         pod_cidrs: cidrs.filter_map(|cidr| network(cidr)).collect(),
     }
 }
@@ -42,11 +37,7 @@ pub fn pod_key(object: &SlimPod) -> PodKey {
 /// A pod, as far as egress is concerned.
 pub fn pod(object: &SlimPod) -> Pod {
     let status = &object.status;
-    let addresses = status
-        .pod_ips
-        .iter()
-        .map(|address| &address.ip)
-        .chain([&status.pod_ip]);
+    let addresses = status.pod_ips.iter().map(|address| &address.ip).chain([&status.pod_ip]);
     Pod {
         labels: object.metadata.labels.clone().unwrap_or_default(),
         node: object.spec.node_name.clone(),
@@ -83,27 +74,14 @@ pub fn cluster_info(object: &EgressClusterInfo) -> ClusterInfo {
 /// are left out.
 pub fn networks(object: &EgressClusterInfo) -> BTreeSet<IpNet> {
     let status = object.status.clone().unwrap_or_default();
-    let lists = status
-        .node_ip
-        .values()
-        .chain(&status.cluster_ip)
-        .chain(status.pod_cidr.values());
+    let lists = status.node_ip.values().chain(&status.cluster_ip).chain(status.pod_cidr.values());
     let texts = lists.flat_map(|lists: &IpLists| lists.ipv4.iter().chain(&lists.ipv6));
-    texts
-        .chain(&status.extra_cidr)
-        .chain(&object.spec.extra_cidr)
-        .filter_map(|text| network(text))
-        .collect()
+    texts.chain(&status.extra_cidr).chain(&object.spec.extra_cidr).filter_map(|text| network(text)).collect()
 }
 
 /// Ranges of Service addresses that a ServiceCIDR names.
 pub fn service_ranges(object: &SlimServiceCidr) -> BTreeSet<IpNet> {
-    object
-        .spec
-        .cidrs
-        .iter()
-        .filter_map(|cidr| network(cidr))
-        .collect()
+    object.spec.cidrs.iter().filter_map(|cidr| network(cidr)).collect()
 }
 
 /// Addresses of a Service, none for a headless one.
@@ -117,13 +95,6 @@ pub fn service_addresses(object: &SlimService) -> BTreeSet<IpAddr> {
 
 /// Ranges of Service addresses that a program of the control plane was told on its command line.
 pub fn control_plane_ranges(object: &ControlPlanePod) -> BTreeSet<IpNet> {
-    let flags = object
-        .spec
-        .containers
-        .iter()
-        .filter_map(|line| line.flag("service-cluster-ip-range"));
-    flags
-        .flat_map(|value| value.split(','))
-        .filter_map(network)
-        .collect()
+    let flags = object.spec.containers.iter().filter_map(|line| line.flag("service-cluster-ip-range"));
+    flags.flat_map(|value| value.split(',')).filter_map(network).collect()
 }

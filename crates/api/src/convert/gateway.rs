@@ -10,10 +10,7 @@ use crate::v1beta1::EgressGateway;
 /// What the gateway asks for, or why it can't be had.
 pub fn gateway(object: &EgressGateway) -> Result<Gateway, Reason> {
     let spec = &object.spec;
-    let nodes = spec
-        .node_selector
-        .as_ref()
-        .and_then(|nodes| nodes.selector.as_ref());
+    let nodes = spec.node_selector.as_ref().and_then(|nodes| nodes.selector.as_ref());
     let nodes = selector("spec.nodeSelector.selector", nodes)?;
     if nodes.is_empty() {
         return Err(invalid(

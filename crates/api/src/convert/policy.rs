@@ -18,11 +18,7 @@ pub fn policy(object: &EgressPolicy) -> Result<Policy, Reason> {
     Ok(Policy {
         gateway: Some(spec.egress_gateway_name.clone()).filter(|name| !name.is_empty()),
         egress: egress(&spec.egress_ip)?,
-        pods: pods(
-            Namespaces::One(namespace),
-            applied_to.pod_selector.as_ref(),
-            &applied_to.pod_subnet,
-        )?,
+        pods: pods(Namespaces::One(namespace), applied_to.pod_selector.as_ref(), &applied_to.pod_subnet)?,
         destinations: destinations(&spec.dest_subnet)?,
         priority: priority(spec.priority)?,
     })
@@ -39,11 +35,7 @@ pub fn cluster_policy(object: &EgressClusterPolicy) -> Result<Policy, Reason> {
     Ok(Policy {
         gateway: Some(spec.egress_gateway_name.clone()).filter(|name| !name.is_empty()),
         egress: egress(&spec.egress_ip)?,
-        pods: pods(
-            namespaces,
-            applied_to.pod_selector.as_ref(),
-            &applied_to.pod_subnet,
-        )?,
+        pods: pods(namespaces, applied_to.pod_selector.as_ref(), &applied_to.pod_subnet)?,
         destinations: destinations(&spec.dest_subnet)?,
         priority: priority(spec.priority)?,
     })
@@ -52,11 +44,7 @@ pub fn cluster_policy(object: &EgressClusterPolicy) -> Result<Policy, Reason> {
 fn egress(wire: &EgressIp) -> Result<EgressChoice, Reason> {
     let v4 = optional_v4("spec.egressIP.ipv4", &wire.ipv4)?;
     let v6 = optional_v6("spec.egressIP.ipv6", &wire.ipv6)?;
-    match (
-        EipPair::new(v4, v6),
-        wire.use_node_ip,
-        wire.allocator_policy.as_str(),
-    ) {
+    match (EipPair::new(v4, v6), wire.use_node_ip, wire.allocator_policy.as_str()) {
         (Some(_), true, _) => Err(invalid(
             "spec.egressIP",
             "useNodeIP excludes ipv4 and ipv6; remove the addresses or set useNodeIP to false",
@@ -82,10 +70,9 @@ fn pods(
         (true, true) => Err(Reason::SelectsNothing),
         (false, false) => Err(Reason::SelectorAndSubnet),
         (false, true) => Ok(PodSelection::Labels(namespaces, selector)),
-        (true, false) => Ok(PodSelection::Subnets(
-            namespaces,
-            networks_or_addresses("spec.appliedTo.podSubnet", subnets)?,
-        )),
+        (true, false) => {
+            Ok(PodSelection::Subnets(namespaces, networks_or_addresses("spec.appliedTo.podSubnet", subnets)?))
+        }
     }
 }
 

@@ -18,10 +18,7 @@ pub fn port_lease(object: &EgressPortLease) -> PortLease {
     });
     let mut leases: Vec<EipLease> = leases.collect();
     leases.sort_unstable_by_key(|lease| lease.eip);
-    PortLease {
-        generation: object.spec.generation,
-        leases,
-    }
+    PortLease { generation: object.spec.generation, leases }
 }
 
 fn block(wire: &v1beta1::LeasedBlock) -> Option<LeasedBlock> {
@@ -44,16 +41,8 @@ fn block(wire: &v1beta1::LeasedBlock) -> Option<LeasedBlock> {
 pub fn port_lease_spec(lease: &PortLease) -> EgressPortLeaseSpec {
     let leases = lease.leases.iter().map(|lease| v1beta1::EipLease {
         gateway: lease.gateway.clone(),
-        ipv4: lease
-            .eip
-            .v4()
-            .map(|address| address.to_string())
-            .unwrap_or_default(),
-        ipv6: lease
-            .eip
-            .v6()
-            .map(|address| address.to_string())
-            .unwrap_or_default(),
+        ipv4: lease.eip.v4().map(|address| address.to_string()).unwrap_or_default(),
+        ipv6: lease.eip.v6().map(|address| address.to_string()).unwrap_or_default(),
         blocks: lease.blocks.iter().map(wire_block).collect(),
     });
     EgressPortLeaseSpec {

@@ -42,11 +42,7 @@ spec:
     let gateway = gateway(&object).unwrap();
     assert!(gateway.cluster_default);
     assert_eq!(gateway.pool_v4.count(), 5);
-    assert!(
-        gateway
-            .nodes
-            .matches(&[("egressgateway".to_owned(), "true".to_owned())].into())
-    );
+    assert!(gateway.nodes.matches(&[("egressgateway".to_owned(), "true".to_owned())].into()));
     assert_eq!(gateway.named_default(), None);
 }
 
@@ -124,9 +120,7 @@ spec:
 #[test]
 fn a_cluster_policy_is_for_all_namespaces_or_chosen_ones() {
     let object = |extra: &str| -> EgressClusterPolicy {
-        read(&format!(
-            "spec: {{appliedTo: {{podSelector: {{matchLabels: {{app: x}}}}{extra}}}}}"
-        ))
+        read(&format!("spec: {{appliedTo: {{podSelector: {{matchLabels: {{app: x}}}}{extra}}}}}"))
     };
     let namespaces = |extra: &str| match cluster_policy(&object(extra)).unwrap().pods {
         PodSelection::Labels(namespaces, _) | PodSelection::Subnets(namespaces, _) => namespaces,
@@ -170,11 +164,8 @@ fn leases_read_back_as_they_are_written() {
     let lease = port_lease(&object);
     assert_eq!(lease.leases.len(), 2, "a lease of nothing is none");
     assert_eq!(lease.block_count(), 1, "a block that is not aligned is none");
-    let again = EgressPortLease {
-        metadata: ObjectMeta::default(),
-        spec: port_lease_spec(&lease),
-        status: None,
-    };
+    let again =
+        EgressPortLease { metadata: ObjectMeta::default(), spec: port_lease_spec(&lease), status: None };
     assert_eq!(port_lease(&again), lease);
 }
 

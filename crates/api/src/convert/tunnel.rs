@@ -12,12 +12,10 @@ pub fn tunnel(object: &EgressTunnel) -> Tunnel {
     };
     let parent = &status.tunnel.parent;
     let programmed = condition(&status.conditions, names::CONDITION_READY);
-    let claims = status.claims.iter().filter_map(|claim| {
-        Some(Claim {
-            eip: claim.eip.parse().ok()?,
-            epoch: claim.epoch,
-        })
-    });
+    let claims = status
+        .claims
+        .iter()
+        .filter_map(|claim| Some(Claim { eip: claim.eip.parse().ok()?, epoch: claim.epoch }));
     Tunnel {
         ipv4: status.tunnel.ipv4.parse().ok(),
         ipv6: status.tunnel.ipv6.parse().ok(),
@@ -34,10 +32,7 @@ pub fn tunnel(object: &EgressTunnel) -> Tunnel {
 
 /// A claim as the agent writes it.
 pub fn claim(claim: &Claim) -> v1beta1::Claim {
-    v1beta1::Claim {
-        eip: claim.eip.to_string(),
-        epoch: claim.epoch,
-    }
+    v1beta1::Claim { eip: claim.eip.to_string(), epoch: claim.epoch }
 }
 
 /// A mark as objects spell it: `0x26000001`.

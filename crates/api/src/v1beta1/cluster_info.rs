@@ -66,11 +66,7 @@ pub struct AutoDetect {
 
 impl Default for AutoDetect {
     fn default() -> Self {
-        Self {
-            pod_cidr_mode: auto(),
-            cluster_ip: true,
-            node_ip: true,
-        }
+        Self { pod_cidr_mode: auto(), cluster_ip: true, node_ip: true }
     }
 }
 

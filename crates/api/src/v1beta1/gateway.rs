@@ -149,10 +149,7 @@ pub struct GatewayEip {
 impl GatewayEip {
     /// The addresses without the policies.
     pub fn eip(&self) -> Eip {
-        Eip {
-            ipv4: self.ipv4.clone(),
-            ipv6: self.ipv6.clone(),
-        }
+        Eip { ipv4: self.ipv4.clone(), ipv6: self.ipv6.clone() }
     }
 }
 

@@ -83,11 +83,7 @@ pub struct EgressPolicySpec {
     #[schemars(extend("x-required" = true))]
     pub applied_to: Option<AppliedTo>,
     /// Destinations, as CIDRs. Empty: everything outside of the cluster, as EgressClusterInfo `default` knows it.
-    #[serde(
-        default,
-        deserialize_with = "null_is_empty",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>", length(max = 4096), inner(length(max = 64), regex(pattern = schema::CIDR)))]
     pub dest_subnet: Vec<String>,
     /// Of policies that select the same pod and destination the one with the lowest number counts; none ranks behind
@@ -115,11 +111,7 @@ pub struct EgressClusterPolicySpec {
     #[schemars(extend("x-required" = true))]
     pub applied_to: Option<ClusterAppliedTo>,
     /// Destinations, as CIDRs. Empty: everything outside of the cluster, as EgressClusterInfo `default` knows it.
-    #[serde(
-        default,
-        deserialize_with = "null_is_empty",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>", length(max = 4096), inner(length(max = 64), regex(pattern = schema::CIDR)))]
     pub dest_subnet: Vec<String>,
     /// Of policies that select the same pod and destination the one with the lowest number counts; none ranks behind
@@ -161,11 +153,7 @@ pub struct AppliedTo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_selector: Option<LabelSelector>,
     /// CIDRs of the pods' addresses. Excludes podSelector.
-    #[serde(
-        default,
-        deserialize_with = "null_is_empty",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>", length(max = 1024), inner(length(max = 64), regex(pattern = schema::CIDR_OR_ADDRESS)))]
     pub pod_subnet: Vec<String>,
 }
@@ -178,11 +166,7 @@ pub struct ClusterAppliedTo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_selector: Option<LabelSelector>,
     /// CIDRs of the pods' addresses. Excludes podSelector.
-    #[serde(
-        default,
-        deserialize_with = "null_is_empty",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>", length(max = 1024), inner(length(max = 64), regex(pattern = schema::CIDR_OR_ADDRESS)))]
     pub pod_subnet: Vec<String>,
     /// Labels of the pods' namespaces; absent means all of them.
