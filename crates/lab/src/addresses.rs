@@ -41,9 +41,7 @@ pub struct NodeNumber(u8);
 impl NodeNumber {
     /// `None` beyond [`MAX_NODES`].
     pub fn new(number: usize) -> Option<Self> {
-        (number < MAX_NODES)
-            .then(|| u8::try_from(number).ok().map(Self))
-            .flatten()
+        (number < MAX_NODES).then(|| u8::try_from(number).ok().map(Self)).flatten()
     }
 
     /// The node's name: the first is the control plane's, the others are workers.
@@ -85,18 +83,12 @@ impl NodeNumber {
     pub(crate) fn pod(self, host: u8) -> (Ipv4Addr, Ipv6Addr) {
         let v6 = self.pod_cidr_v6().network().segments();
         let [a, b, c, d, ..] = v6;
-        (
-            Ipv4Addr::new(10, 244, self.0, host),
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, u16::from(host)),
-        )
+        (Ipv4Addr::new(10, 244, self.0, host), Ipv6Addr::new(a, b, c, d, 0, 0, 0, u16::from(host)))
     }
 
     /// Hardware addresses of the two ends of the veth of the node's pod number `host`.
     pub(crate) fn pod_macs(self, host: u8) -> (Mac, Mac) {
-        (
-            [0x02, 0xee, 0xee, 0x00, self.0, host],
-            [0x02, 0x24, 0x40, 0x00, self.0, host],
-        )
+        ([0x02, 0xee, 0xee, 0x00, self.0, host], [0x02, 0x24, 0x40, 0x00, self.0, host])
     }
 }
 
@@ -127,10 +119,7 @@ pub(crate) fn default_v6() -> IpNet {
 
 /// The cluster's pod networks.
 pub(crate) fn cluster_pod_cidrs() -> [IpNet; 2] {
-    [
-        IpNet::V4(Ipv4Net::new_assert(CLUSTER_POD_V4, 16)),
-        IpNet::V6(Ipv6Net::new_assert(CLUSTER_POD_V6, 32)),
-    ]
+    [IpNet::V4(Ipv4Net::new_assert(CLUSTER_POD_V4, 16)), IpNet::V6(Ipv6Net::new_assert(CLUSTER_POD_V6, 32))]
 }
 
 #[cfg(test)]

@@ -141,10 +141,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 ///
 /// To be called first of all in `main`: such a process must have a single thread.
 pub fn inner_main(arguments: &[OsString]) -> Option<ExitCode> {
-    let arguments: Vec<&str> = arguments
-        .iter()
-        .filter_map(|argument| argument.to_str())
-        .collect();
+    let arguments: Vec<&str> = arguments.iter().filter_map(|argument| argument.to_str()).collect();
     let (role, rest) = match arguments.as_slice() {
         [first, role, rest @ ..] if *first == sandbox::INNER => (*role, rest),
         _ => return None,
@@ -188,23 +185,11 @@ fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let status = lab.status()?;
     let kubeconfig = lab.kubeconfig();
     lab.detach();
-    let name = if args.name.name == "lab" {
-        String::new()
-    } else {
-        format!(" --name {}", args.name.name)
-    };
-    println!(
-        "Lab {:?} is up: {} nodes, API server {}",
-        status.name,
-        status.nodes.len(),
-        status.api_server
-    );
+    let name = if args.name.name == "lab" { String::new() } else { format!(" --name {}", args.name.name) };
+    println!("Lab {:?} is up: {} nodes, API server {}", status.name, status.nodes.len(), status.api_server);
     println!("  export KUBECONFIG={}", kubeconfig.display());
     println!("  kubectl get pods -A -o wide");
-    println!(
-        "  egressgateway lab exec{name} {} -- ip addr",
-        status.nodes.last().map_or("NODE", |n| &n.name)
-    );
+    println!("  egressgateway lab exec{name} {} -- ip addr", status.nodes.last().map_or("NODE", |n| &n.name));
     println!("  egressgateway lab down{name}");
     Ok(ExitCode::SUCCESS)
 }
@@ -227,19 +212,11 @@ fn status(name: &str) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error.into()),
     };
     let mut out = std::io::stdout().lock();
-    let running = if status.api_server_running {
-        ""
-    } else {
-        " (stopped)"
-    };
+    let running = if status.api_server_running { "" } else { " (stopped)" };
     writeln!(out, "lab         {}", status.name)?;
     writeln!(out, "api server  {}{running}", status.api_server)?;
     writeln!(out, "kubeconfig  {}", status.kubeconfig)?;
-    writeln!(
-        out,
-        "memory      {} MiB, without the pods' programs",
-        status.memory_kib.div_ceil(1024)
-    )?;
+    writeln!(out, "memory      {} MiB, without the pods' programs", status.memory_kib.div_ceil(1024))?;
     writeln!(out, "outside     {OUTSIDE_V4} {OUTSIDE_V6}")?;
     for node in &status.nodes {
         let cut = if node.cut { " (cut)" } else { "" };
@@ -274,13 +251,9 @@ fn fault(args: FaultArgs) -> anyhow::Result<ExitCode> {
 fn exec(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     let lab = Lab::attach(&args.name.name)?;
     let state = StateDir::of(&args.name.name)?;
-    let request = Request::Target {
-        name: args.target.clone(),
-    };
+    let request = Request::Target { name: args.target.clone() };
     let target: Target = control::ask(&state.control_socket(), &request)?;
-    let init = state.init_pid().ok_or_else(|| LabError::NotRunning {
-        name: args.name.name.clone(),
-    })?;
+    let init = state.init_pid().ok_or_else(|| LabError::NotRunning { name: args.name.name.clone() })?;
     drop(lab);
     container::exec(&enter_spec(init, &target, &args.command)?)
 }
@@ -302,11 +275,7 @@ fn enter_spec(init: i32, target: &Target, command: &[String]) -> anyhow::Result<
     if let Ok(terminal) = std::env::var("TERM") {
         environment.push(("TERM".to_string(), terminal));
     }
-    let program = Program {
-        argv: command.to_vec(),
-        environment,
-        working_directory: None,
-    };
+    let program = Program { argv: command.to_vec(), environment, working_directory: None };
     Ok(EnterSpec {
         namespaces,
         root: Some(Path::new(&format!("{process}/root")).to_path_buf()),

@@ -1,22 +1,38 @@
 //! What a lab consists of, built in order and taken down in the reverse.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+mod residents;
+mod startup;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+use apiserver::auth::certificate::SubjectName;
+use apiserver::server::{ApiServer, ApiServerHandle, ServerConfig};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::config::Kubeconfig;
+use kube::{Api, Client};
+use nix::sys::signal::Signal;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::addresses::{NodeNumber, OUTSIDE_V4};
-use crate::container::process::{ContainerProcess, kill_family};
-use crate::container::spec::{ContainerSpec, Program};
-use crate::container::{PROGRAMS_DIR, SEARCH_PATH};
+use crate::addresses::{API_SERVER_V4, API_SERVER_V6, NodeNumber};
+use crate::container::process::signal;
 use crate::control::{Fault, NodeStatus, Status, Target};
+use crate::controllers::{self, Settings};
 use crate::error::LabError;
 use crate::fabric::Fabric;
-use crate::handle::LabOptions;
+use crate::handle::{LabOptions, client_from};
+use crate::kubelet::Kubelet;
+use crate::kubelet::registry::{Registry, RunningPod};
+use crate::kubelet::streams::LabStreams;
 use crate::launch::{StartMessage, say};
 use crate::masquerade;
 use crate::netns::NetNs;
@@ -24,9 +40,13 @@ use crate::node::Node;
 use crate::observer::{Observer, Sighting};
 use crate::rtnl::RouteSocket;
 use crate::state_dir::StateDir;
+use crate::world::{self, Key};
+use residents::Residents;
 
-/// The name under which commands find the host outside the cluster.
-const OUTSIDE: &str = "outside";
+/// Label and value by which agents' pods are known.
+const AGENT_COMPONENT: (&str, &str) = ("app.kubernetes.io/component", "egressgateway-agent");
+/// Events of watches on their way to the controllers.
+const EVENTS_MAX: usize = 1024;
 
 /// Everything of a lab.
 pub(crate) struct Cluster {
@@ -36,8 +56,16 @@ pub(crate) struct Cluster {
     fabric: Fabric,
     nodes: Vec<Arc<Node>>,
     observer: Option<Observer>,
-    /// A process on each node and on the outside host, for commands to join.
-    residents: Mutex<BTreeMap<String, ContainerProcess>>,
+    residents: Residents,
+    api_server: ApiServerHandle,
+    api_server_address: SocketAddr,
+    client: Client,
+    registry: Registry,
+    /// Per node: whether its cable is in.
+    connected: BTreeMap<String, watch::Sender<bool>>,
+    cut: watch::Sender<BTreeSet<String>>,
+    tasks: Mutex<JoinSet<()>>,
+    stop: CancellationToken,
 }
 
 impl Cluster {
@@ -45,91 +73,154 @@ impl Cluster {
     pub(crate) async fn build(
         state: &StateDir,
         options: LabOptions,
-        _stop: CancellationToken,
+        stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         probe_kernel()?;
         say(&StartMessage::Progress("building the network".to_string()));
         let numbers: Vec<NodeNumber> = (0..options.nodes).filter_map(NodeNumber::new).collect();
         let fabric = Fabric::new().context("build the fabric")?;
-        let observer = options
-            .observe
-            .then(|| Observer::start(fabric.outside()))
-            .transpose();
+        let observer = options.observe.then(|| Observer::start(fabric.outside())).transpose();
         let observer = observer.context("watch the outside host")?;
         let mut nodes = Vec::new();
         for number in &numbers {
             let node = Node::new(*number, &numbers, &fabric);
-            nodes.push(Arc::new(
-                node.with_context(|| format!("build node {}", number.name()))?,
-            ));
+            nodes.push(Arc::new(node.with_context(|| format!("build node {}", number.name()))?));
         }
+
+        say(&StartMessage::Progress("starting the API server".to_string()));
+        let registry = Registry::default();
+        let cut = watch::Sender::new(BTreeSet::new());
+        let loopback = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listen on loopback")?;
+        let api_server_address = loopback.local_addr().context("listen on loopback")?;
+        let mut listeners = fabric.api_server_listeners().context("listen on the fabric")?;
+        listeners.push(loopback);
+        let subject_names =
+            [IpAddr::V4(API_SERVER_V4), IpAddr::V6(API_SERVER_V6)].into_iter().map(SubjectName::Ip).collect();
+        let config = ServerConfig {
+            listeners,
+            subject_names,
+            streams: Arc::new(LabStreams::new(registry.clone(), cut.subscribe())),
+            ..ServerConfig::default()
+        };
+        let api_server = ApiServer::start(config).await.context("start the API server")?;
+        let kubeconfig = api_server.kubeconfig(&format!("https://{api_server_address}"));
+        write_secret(&state.file("kubeconfig"), &kubeconfig).context("write the kubeconfig")?;
+        let client = client_from(Kubeconfig::from_yaml(&kubeconfig).context("read the kubeconfig")?).await?;
         Ok(Self {
+            residents: Residents::new(&state.file("private")),
+            connected: numbers.iter().map(|number| (number.name(), watch::Sender::new(true))).collect(),
             state: state.clone(),
             options,
             numbers,
             fabric,
             nodes,
             observer,
-            residents: Mutex::default(),
+            api_server,
+            api_server_address,
+            client,
+            registry,
+            cut,
+            tasks: Mutex::default(),
+            stop,
         })
     }
 
     /// Starts what runs on the machines, and waits until all pods run.
     pub(crate) async fn start(&self) -> anyhow::Result<()> {
-        for node in &self.nodes {
-            let name = node.number().name();
-            let program = program(&[
-                &format!("{PROGRAMS_DIR}/egressgateway"),
-                crate::sandbox::INNER,
-                "pause",
-            ]);
-            self.start_resident(&name, &name, node.namespace(), program)?;
+        self.residents.start(&self.nodes, self.fabric.outside())?;
+        self.start_controllers().await;
+        if self.options.install {
+            say(&StartMessage::Progress("installing controller and agents".to_string()));
+            crate::install::install(&self.client).await.context("install controller and agents")?;
         }
-        let server = |arguments: &[&str]| program(&[&["nettools-server"], arguments].concat());
-        let outside = self.fabric.outside();
-        self.start_resident(OUTSIDE, OUTSIDE, outside, server(&["-protocol", "all"]))?;
-        self.start_resident(
-            "outside-web",
-            OUTSIDE,
-            outside,
-            server(&["-protocol", "web", "-webPort", "80"]),
-        )?;
-        Ok(())
+        say(&StartMessage::Progress("waiting for all pods to run".to_string()));
+        startup::wait_until_ready(&self.client, self.nodes.len(), &self.registry).await
+    }
+
+    async fn start_controllers(&self) {
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let mut tasks = self.tasks.lock().await;
+        tasks.spawn(world::watch(self.client.clone(), sender));
+        let mut listeners = BTreeMap::new();
+        for node in &self.nodes {
+            let Some(connected) = self.connected.get(&node.number().name()) else { continue };
+            let kubelet = Arc::new(Kubelet {
+                node: Arc::clone(node),
+                client: self.client.clone(),
+                api_server: self.api_server.clone(),
+                directory: self.private(),
+                root: self.residents.root().to_path_buf(),
+                registry: self.registry.clone(),
+                connected: connected.subscribe(),
+                heartbeat: (self.options.node_grace / 4).max(Duration::from_millis(250)),
+            });
+            let (sender, changes) = mpsc::unbounded_channel();
+            listeners.insert(kubelet.name(), sender);
+            tasks.spawn(kubelet.run(changes, self.stop.clone()));
+        }
+        let settings = Settings { node_grace: self.options.node_grace };
+        tasks.spawn(controllers::run(self.client.clone(), settings, events, listeners, self.stop.clone()));
     }
 
     /// What there is and how it is.
     pub(crate) async fn status(&self) -> Status {
+        let cut = self.cut.borrow().clone();
         Status {
             name: self.state.name(),
-            api_server: String::new(),
-            api_server_running: false,
+            api_server: format!("https://{}", self.api_server_address),
+            api_server_running: !self.api_server.is_paused(),
             kubeconfig: self.state.file("kubeconfig").display().to_string(),
             nodes: self
-                .nodes
+                .numbers
                 .iter()
-                .map(|node| NodeStatus {
-                    name: node.number().name(),
-                    address: IpAddr::V4(node.number().v4()),
-                    cut: false,
+                .map(|number| NodeStatus {
+                    name: number.name(),
+                    address: IpAddr::V4(number.v4()),
+                    cut: cut.contains(&number.name()),
                 })
                 .collect(),
-            pods: BTreeMap::new(),
-            memory_kib: 0,
+            pods: self.pods().await,
+            memory_kib: self.residents.memory_kib(),
+        }
+    }
+
+    async fn pods(&self) -> BTreeMap<String, String> {
+        let listed = Api::<Pod>::all(self.client.clone()).list(&ListParams::default()).await;
+        match listed {
+            Ok(pods) => pods
+                .items
+                .iter()
+                .map(|pod| (Key::of(pod).to_string(), crate::pods::phase(pod).to_string()))
+                .collect(),
+            // The API server is stopped; the pods still run.
+            Err(_) => {
+                self.registry.all().into_iter().map(|(key, _)| (key.to_string(), "?".to_string())).collect()
+            }
         }
     }
 
     /// Where a command for a node, a pod or the outside host is to run.
     pub(crate) fn target(&self, name: &str) -> anyhow::Result<Target> {
-        let residents = self.residents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(resident) = residents.get(name) {
-            let environment = vec![("PATH".to_string(), SEARCH_PATH.to_string())];
-            return Ok(Target {
-                process: resident.pid(),
-                environment,
-            });
+        if let Some(target) = self.residents.target(name) {
+            return Ok(target);
         }
-        let known: Vec<&str> = residents.keys().map(String::as_str).collect();
-        bail!("there is no node or pod {name:?}; there are {}", known.join(", "))
+        let matches = |key: &Key| key.to_string() == name || key.name == name;
+        let found: Vec<(Key, RunningPod)> =
+            self.registry.all().into_iter().filter(|(key, _)| matches(key)).collect();
+        match found.as_slice() {
+            [(key, pod)] => {
+                let running = pod.containers.iter().find_map(|one| one.pid.map(|pid| (pid, one)));
+                let (process, container) =
+                    running.with_context(|| format!("pod {key} has no running container"))?;
+                Ok(Target { process, environment: container.environment.clone() })
+            }
+            [] => {
+                let mut known = self.residents.names();
+                known.extend(self.registry.all().into_iter().map(|(key, _)| key.to_string()));
+                bail!("there is no node or pod {name:?}; there are {}", known.join(", "))
+            }
+            [..] => bail!("several namespaces have a pod {name:?}: write NAMESPACE/POD"),
+        }
     }
 
     /// Breaks or repairs something.
@@ -137,31 +228,65 @@ impl Cluster {
         match fault {
             Fault::Cut { node } => {
                 let node = self.node(&node)?;
+                let name = node.number().name();
+                self.cut.send_if_modified(|cut| cut.insert(name.clone()));
+                if let Some(connected) = self.connected.get(&name) {
+                    connected.send_replace(false);
+                }
                 self.fabric.cut(node.number()).context("cut the cable")
             }
             Fault::Heal { node } => {
                 let node = self.node(&node)?;
+                let name = node.number().name();
                 self.fabric.heal(node.number()).context("repair the cable")?;
-                node.after_heal(&self.numbers)
-                    .context("restore the node's routes")
+                node.after_heal(&self.numbers).context("restore the node's routes")?;
+                self.cut.send_if_modified(|cut| cut.remove(&name));
+                if let Some(connected) = self.connected.get(&name) {
+                    connected.send_replace(true);
+                }
+                Ok(())
             }
-            Fault::KillAgent { .. } | Fault::StopApiServer | Fault::StartApiServer => bail!("not there"),
+            Fault::KillAgent { node } => {
+                let name = self.node(&node)?.number().name();
+                self.kill_agent(&name)
+            }
+            Fault::StopApiServer => {
+                self.api_server.pause();
+                Ok(())
+            }
+            Fault::StartApiServer => {
+                self.api_server.resume();
+                Ok(())
+            }
         }
+    }
+
+    fn kill_agent(&self, node: &str) -> anyhow::Result<()> {
+        let (label, value) = AGENT_COMPONENT;
+        let pods = self.registry.all();
+        let mut agents = pods
+            .iter()
+            .map(|(_, pod)| pod)
+            .filter(|pod| pod.node == node && pod.labels.get(label).is_some_and(|found| found == value));
+        let pid = agents.find_map(|pod| pod.containers.iter().find_map(|container| container.pid));
+        signal(pid.with_context(|| format!("no agent runs on {node}"))?, Signal::SIGKILL);
+        Ok(())
     }
 
     /// What the outside host saw.
     pub(crate) fn outside_log(&self) -> Vec<Sighting> {
-        self.observer
-            .as_ref()
-            .map(Observer::sightings)
-            .unwrap_or_default()
+        self.observer.as_ref().map(Observer::sightings).unwrap_or_default()
     }
 
     /// Ends all processes.
     pub(crate) async fn shutdown(&self) {
-        let residents = std::mem::take(&mut *self.residents.lock().unwrap_or_else(PoisonError::into_inner));
-        for resident in residents.into_values() {
-            kill_family(resident.pid());
+        self.stop.cancel();
+        self.tasks.lock().await.shutdown().await;
+        self.residents.kill();
+        for (_, pod) in self.registry.all() {
+            for pid in pod.containers.iter().filter_map(|container| container.pid) {
+                crate::container::process::kill_family(pid);
+            }
         }
     }
 
@@ -174,48 +299,17 @@ impl Cluster {
     fn private(&self) -> PathBuf {
         self.state.file("private")
     }
-
-    fn start_resident(
-        &self,
-        key: &str,
-        host: &str,
-        namespace: &NetNs,
-        program: Program,
-    ) -> anyhow::Result<()> {
-        let root = self.private().join("root");
-        std::fs::create_dir_all(&root).context("make the containers' mount point")?;
-        let spec = ContainerSpec {
-            network_namespace: namespace_path(namespace),
-            hostname: host.to_string(),
-            root,
-            hosts: format!("127.0.0.1 localhost\n::1 localhost\n{OUTSIDE_V4} outside\n"),
-            mounts: Vec::new(),
-            program,
-        };
-        let process = ContainerProcess::start(&spec, Stdio::null(), Stdio::inherit())
-            .with_context(|| format!("start {key}"))?;
-        let mut residents = self.residents.lock().unwrap_or_else(PoisonError::into_inner);
-        residents.insert(key.to_string(), process);
-        Ok(())
-    }
 }
 
-fn program(argv: &[&str]) -> Program {
-    Program {
-        argv: argv.iter().map(ToString::to_string).collect(),
-        environment: vec![("PATH".to_string(), SEARCH_PATH.to_string())],
-        working_directory: None,
-    }
+fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file =
+        std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 /// A path by which the lab's other processes reach a namespace that this one holds.
 pub(crate) fn namespace_path(namespace: &NetNs) -> PathBuf {
-    Path::new(&format!(
-        "/proc/{}/fd/{}",
-        std::process::id(),
-        namespace.descriptor()
-    ))
-    .to_path_buf()
+    Path::new(&format!("/proc/{}/fd/{}", std::process::id(), namespace.descriptor())).to_path_buf()
 }
 
 /// Finds out early, in a namespace that is thrown away, whether the kernel can do what agents need.
@@ -225,18 +319,16 @@ fn probe_kernel() -> Result<(), LabError> {
         hint: "it needs CONFIG_NET_NS",
         source,
     })?;
-    scratch
-        .run(|| RouteSocket::open()?.add_vxlan("probe", 1, 7789))
-        .map_err(|source| LabError::MissingKernelFeature {
+    scratch.run(|| RouteSocket::open()?.add_vxlan("probe", 1, 7789)).map_err(|source| {
+        LabError::MissingKernelFeature {
             feature: "VXLAN devices",
             hint: "try `modprobe vxlan` as root",
             source,
-        })?;
-    scratch
-        .run(masquerade::probe)
-        .map_err(|source| LabError::MissingKernelFeature {
-            feature: "nf_tables",
-            hint: "try `modprobe nf_tables` as root",
-            source,
-        })
+        }
+    })?;
+    scratch.run(masquerade::probe).map_err(|source| LabError::MissingKernelFeature {
+        feature: "nf_tables",
+        hint: "try `modprobe nf_tables` as root",
+        source,
+    })
 }

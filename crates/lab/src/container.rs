@@ -24,14 +24,8 @@ use crate::container::spec::{ContainerSpec, EnterSpec, Program};
 /// Where a pod finds this program under all its names.
 pub(crate) const PROGRAMS_DIR: &str = "/opt/egressgateway/bin";
 /// The names that this program answers to; `curl` serves machines that have none.
-pub(crate) const PROGRAM_NAMES: [&str; 6] = [
-    "agent",
-    "controller",
-    "egctl",
-    "nettools-server",
-    "nettools-client",
-    "curl",
-];
+pub(crate) const PROGRAM_NAMES: [&str; 6] =
+    ["agent", "controller", "egctl", "nettools-server", "nettools-client", "curl"];
 /// A pod's search path; the machine's own tools come first.
 pub(crate) const SEARCH_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/egressgateway/bin";
@@ -95,21 +89,14 @@ pub(crate) fn pause() -> anyhow::Result<ExitCode> {
 /// The exit code that a shell would show.
 pub(crate) fn exit_code(status: std::process::ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt;
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal))
-        .unwrap_or(1);
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     u8::try_from(code).unwrap_or(u8::MAX)
 }
 
 fn join_namespaces(spec: &EnterSpec) -> anyhow::Result<()> {
     let open = |path: &PathBuf| File::open(path).with_context(|| format!("open {}", path.display()));
     // All are opened before the first is entered: entering one changes what the paths mean.
-    let namespaces = spec
-        .namespaces
-        .iter()
-        .map(open)
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let namespaces = spec.namespaces.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
     let root = spec.root.as_ref().map(open).transpose()?;
     for (namespace, path) in namespaces.iter().zip(&spec.namespaces) {
         setns(namespace, CloneFlags::empty()).with_context(|| format!("enter {}", path.display()))?;
@@ -125,11 +112,7 @@ fn join_namespaces(spec: &EnterSpec) -> anyhow::Result<()> {
 /// Makes the terminal the controlling one of a new session: the first that a session leader opens is.
 fn take_terminal(path: &Path) -> anyhow::Result<()> {
     setsid().context("begin a session")?;
-    let terminal = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .context("open the terminal")?;
+    let terminal = fs::OpenOptions::new().read(true).write(true).open(path).context("open the terminal")?;
     rustix::stdio::dup2_stdin(&terminal).context("connect stdin")?;
     rustix::stdio::dup2_stdout(&terminal).context("connect stdout")?;
     rustix::stdio::dup2_stderr(&terminal).context("connect stderr")?;
@@ -166,10 +149,7 @@ fn command_of(program: &Program) -> anyhow::Result<Command> {
 /// An image of ours has its programs in `/usr/bin`; here they are in a directory of their own.
 fn resolve(name: &str) -> OsString {
     let path = Path::new(name);
-    let base = path
-        .file_name()
-        .map(|base| base.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let base = path.file_name().map(|base| base.to_string_lossy().into_owned()).unwrap_or_default();
     if path.is_absolute() && !path.exists() && PROGRAM_NAMES.contains(&base.as_str()) {
         return Path::new(PROGRAMS_DIR).join(base).into_os_string();
     }

@@ -116,9 +116,7 @@ pub(crate) fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Resu
     match serde_json::from_str(&reply) {
         Ok(Answer::Done(value)) => Ok(value),
         Ok(Answer::Refused(reason)) => Err(LabError::Refused { reason }),
-        Err(error) => Err(LabError::Control {
-            source: io::Error::other(error),
-        }),
+        Err(error) => Err(LabError::Control { source: io::Error::other(error) }),
     }
 }
 

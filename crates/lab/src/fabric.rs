@@ -34,10 +34,7 @@ pub(crate) struct Fabric {
 impl Fabric {
     /// Builds the switch and plugs the outside host into it.
     pub(crate) fn new() -> io::Result<Self> {
-        let fabric = Self {
-            switch: NetNs::new()?,
-            outside: NetNs::new()?,
-        };
+        let fabric = Self { switch: NetNs::new()?, outside: NetNs::new()? };
         fabric.switch.run(|| {
             quiet_ipv6()?;
             let mut links = RouteSocket::open()?;
@@ -69,13 +66,7 @@ impl Fabric {
         self.switch.run(|| {
             let mut links = RouteSocket::open()?;
             let [_, a, b, c, d, e] = mac;
-            links.add_veth(
-                port,
-                [0x06, a, b, c, d, e],
-                "eth0",
-                mac,
-                std::os::fd::AsFd::as_fd(namespace),
-            )?;
+            links.add_veth(port, [0x06, a, b, c, d, e], "eth0", mac, std::os::fd::AsFd::as_fd(namespace))?;
             links.set_bridge(port, BRIDGE)?;
             links.set_up(port)
         })
@@ -119,19 +110,9 @@ impl Fabric {
 
 /// Everything on the fabric reaches the rest of the world, if there were one, through the switch.
 pub(crate) fn add_default_routes(links: &mut RouteSocket) -> io::Result<()> {
-    let routes = [
-        (default_v4(), IpAddr::V4(SWITCH_V4)),
-        (default_v6(), IpAddr::V6(SWITCH_V6)),
-    ];
+    let routes = [(default_v4(), IpAddr::V4(SWITCH_V4)), (default_v6(), IpAddr::V6(SWITCH_V6))];
     for (destination, via) in routes {
-        links.add_route(
-            "eth0",
-            Route {
-                destination,
-                via: Some(via),
-                onlink: false,
-            },
-        )?;
+        links.add_route("eth0", Route { destination, via: Some(via), onlink: false })?;
     }
     Ok(())
 }

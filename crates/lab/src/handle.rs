@@ -58,26 +58,16 @@ impl Lab {
     pub fn up(options: &LabOptions, progress: impl FnMut(&str)) -> Result<Self, LabError> {
         let state = StateDir::of(&options.name)?;
         let tie = launch::up(&state, options, progress)?;
-        Ok(Self {
-            state,
-            program: options.program.clone(),
-            tie: Some(tie),
-        })
+        Ok(Self { state, program: options.program.clone(), tie: Some(tie) })
     }
 
     /// A lab that runs already.
     pub fn attach(name: &str) -> Result<Self, LabError> {
         let state = StateDir::of(name)?;
         if !state.is_alive() {
-            return Err(LabError::NotRunning {
-                name: name.to_string(),
-            });
+            return Err(LabError::NotRunning { name: name.to_string() });
         }
-        Ok(Self {
-            state,
-            program: launch::this_program().to_path_buf(),
-            tie: None,
-        })
+        Ok(Self { state, program: launch::this_program().to_path_buf(), tie: None })
     }
 
     /// Lets the lab go on when this process ends.
@@ -144,8 +134,7 @@ impl Lab {
     /// The command that [`Lab::exec`] runs, to be started in other ways.
     pub fn exec_command(&self, target: &str, command: &[&str]) -> Command {
         let mut exec = Command::new(&self.program);
-        exec.args(["lab", "exec", "--name", &self.state.name(), target, "--"])
-            .args(command);
+        exec.args(["lab", "exec", "--name", &self.state.name(), target, "--"]).args(command);
         exec
     }
 }
@@ -170,8 +159,7 @@ pub(crate) async fn client_of(kubeconfig: &Path) -> anyhow::Result<kube::Client>
 /// A client of whom a kubeconfig is.
 pub(crate) async fn client_from(kubeconfig: Kubeconfig) -> anyhow::Result<kube::Client> {
     let options = KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
-        .await
-        .context("use the kubeconfig")?;
+    let config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.context("use the kubeconfig")?;
     kube::Client::try_from(config).context("make a client")
 }

@@ -60,10 +60,7 @@ pub(crate) fn up(
 ) -> Result<Tie, LabError> {
     if options.nodes == 0 || NodeNumber::new(options.nodes - 1).is_none() {
         let max = crate::addresses::MAX_NODES;
-        return Err(LabError::BadNodeCount {
-            nodes: options.nodes,
-            max,
-        });
+        return Err(LabError::BadNodeCount { nodes: options.nodes, max });
     }
     let lock = state.lock()?;
     if state.is_alive() {
@@ -82,10 +79,7 @@ pub(crate) fn up(
 
 fn start(state: &StateDir, options: &LabOptions, progress: &mut dyn FnMut(&str)) -> Result<Tie, LabError> {
     let log_path = state.file("lab.log");
-    let log = fs::File::create(&log_path).map_err(|source| LabError::StateDir {
-        path: log_path,
-        source,
-    })?;
+    let log = fs::File::create(&log_path).map_err(|source| LabError::StateDir { path: log_path, source })?;
     let supervisor_options = serde_json::to_string(options).map_err(|error| failed(error.to_string()))?;
     let mut child = Command::new(&options.program)
         .arg(INNER)
@@ -97,15 +91,8 @@ fn start(state: &StateDir, options: &LabOptions, progress: &mut dyn FnMut(&str))
         .stderr(log)
         .spawn()
         .map_err(|error| failed(format!("{} can't be started: {error}", options.program.display())))?;
-    let tie = Tie {
-        stdin: child.stdin.take(),
-    };
-    let lines = child
-        .stdout
-        .take()
-        .map(BufReader::new)
-        .into_iter()
-        .flat_map(BufRead::lines);
+    let tie = Tie { stdin: child.stdin.take() };
+    let lines = child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines);
     let mut outcome = Err(failed(last_words(state)));
     for line in lines.map_while(Result::ok) {
         match serde_json::from_str(&line) {

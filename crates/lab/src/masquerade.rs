@@ -46,13 +46,8 @@ pub(crate) fn install(node: NodeNumber, nodes: &[NodeNumber]) -> io::Result<()> 
     for family in [FAMILY_IPV4, FAMILY_IPV6] {
         let of_family = |net: &IpNet| net.addr().is_ipv4() == (family == FAMILY_IPV4);
         let services = SERVICE_CIDRS.iter().filter_map(|cidr| cidr.parse::<IpNet>().ok());
-        let node_addresses = nodes
-            .iter()
-            .flat_map(|node| [IpAddr::V4(node.v4()), IpAddr::V6(node.v6())]);
-        let inside = cluster_pod_cidrs()
-            .into_iter()
-            .chain(services)
-            .chain(node_addresses.map(host));
+        let node_addresses = nodes.iter().flat_map(|node| [IpAddr::V4(node.v4()), IpAddr::V6(node.v6())]);
+        let inside = cluster_pod_cidrs().into_iter().chain(services).chain(node_addresses.map(host));
         let own_pods = [IpNet::V4(node.pod_cidr_v4()), IpNet::V6(node.pod_cidr_v6())];
 
         batch.message(NEW_TABLE, family, FLAG_CREATE, |m| m.text(1, TABLE));
@@ -84,15 +79,7 @@ pub(crate) fn install(node: NodeNumber, nodes: &[NodeNumber]) -> io::Result<()> 
 /// Whether the kernel has nf_tables at all.
 pub(crate) fn probe() -> io::Result<()> {
     let mut message = Attributes::default();
-    write_message(
-        &mut message.0,
-        SUBSYSTEM_NFTABLES << 8 | GET_GENERATION,
-        0,
-        FLAG_ACK,
-        1,
-        0,
-        |_| {},
-    );
+    write_message(&mut message.0, SUBSYSTEM_NFTABLES << 8 | GET_GENERATION, 0, FLAG_ACK, 1, 0, |_| {});
     exchange(&message.0, 1)
 }
 
@@ -138,9 +125,7 @@ fn match_network(expressions: &mut Attributes, net: IpNet, side: Side) {
 fn verdict_return(expressions: &mut Attributes) {
     expressions.expression("immediate", |e| {
         e.number(1, 0); // the verdict register
-        e.nested(2, |data| {
-            data.nested(2, |verdict| verdict.bytes(1, &VERDICT_RETURN.to_be_bytes()))
-        });
+        e.nested(2, |data| data.nested(2, |verdict| verdict.bytes(1, &VERDICT_RETURN.to_be_bytes())));
     });
 }
 
@@ -193,15 +178,7 @@ impl Batch {
         }
         self.messages += 1;
         let kind = SUBSYSTEM_NFTABLES << 8 | kind;
-        write_message(
-            &mut self.bytes,
-            kind,
-            family,
-            flags | FLAG_ACK,
-            self.messages,
-            0,
-            fill,
-        );
+        write_message(&mut self.bytes, kind, family, flags | FLAG_ACK, self.messages, 0, fill);
     }
 
     fn rule(&mut self, family: u8, fill: impl FnOnce(&mut Attributes)) {
@@ -266,10 +243,7 @@ fn exchange(bytes: &[u8], messages: u32) -> io::Result<()> {
 fn parse_header(bytes: &[u8]) -> Option<(u16, i32, usize)> {
     let length = u32::from_ne_bytes(bytes.get(0..4)?.try_into().ok()?);
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    let code = bytes
-        .get(16..20)
-        .and_then(|code| code.try_into().ok())
-        .map(i32::from_ne_bytes);
+    let code = bytes.get(16..20).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes);
     let length = usize::try_from(length).ok().filter(|length| *length >= 16)?;
     Some((kind, code.unwrap_or(0), length))
 }

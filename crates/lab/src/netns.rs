@@ -30,9 +30,7 @@ impl NetNs {
 
     /// The namespace of the calling thread.
     pub fn current() -> io::Result<Self> {
-        Ok(Self {
-            file: File::open("/proc/thread-self/ns/net")?,
-        })
+        Ok(Self { file: File::open("/proc/thread-self/ns/net")? })
     }
 
     /// Runs `work` inside the namespace, on a thread of its own, and waits for it.
@@ -61,9 +59,7 @@ impl NetNs {
 
     /// A second handle of the same namespace.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            file: self.file.try_clone()?,
-        })
+        Ok(Self { file: self.file.try_clone()? })
     }
 }
 

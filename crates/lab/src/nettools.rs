@@ -26,10 +26,7 @@ pub fn client_main(arguments: &[String]) -> ExitCode {
 }
 
 fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(work)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
 fn finish(program: &str, outcome: anyhow::Result<()>) -> ExitCode {
@@ -97,9 +94,7 @@ fn parse_ip(text: &str) -> Option<IpAddr> {
 }
 
 fn local_time() -> String {
-    jiff::Zoned::now()
-        .strftime("%Y-%m-%d %H:%M:%S%.6f %z")
-        .to_string()
+    jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.6f %z").to_string()
 }
 
 #[cfg(test)]

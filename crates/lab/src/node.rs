@@ -72,23 +72,12 @@ impl Node {
                     (IpNet::V4(peer.pod_cidr_v4()), IpAddr::V4(peer.v4())),
                     (IpNet::V6(peer.pod_cidr_v6()), IpAddr::V6(peer.v6())),
                 ] {
-                    links.add_route(
-                        "eth0",
-                        Route {
-                            destination,
-                            via: Some(via),
-                            onlink: false,
-                        },
-                    )?;
+                    links.add_route("eth0", Route { destination, via: Some(via), onlink: false })?;
                 }
             }
             masquerade::install(number, nodes)
         })?;
-        Ok(Self {
-            number,
-            namespace,
-            pod_hosts: Mutex::default(),
-        })
+        Ok(Self { number, namespace, pod_hosts: Mutex::default() })
     }
 
     /// The node's number.
@@ -109,14 +98,7 @@ impl Node {
             for peer in nodes.iter().filter(|peer| **peer != self.number) {
                 let destination = IpNet::V6(peer.pod_cidr_v6());
                 let via = Some(IpAddr::V6(peer.v6()));
-                links.add_route(
-                    "eth0",
-                    Route {
-                        destination,
-                        via,
-                        onlink: false,
-                    },
-                )?;
+                links.add_route("eth0", Route { destination, via, onlink: false })?;
             }
             Ok(())
         })
@@ -160,20 +142,12 @@ impl Node {
             links.add_address("eth0", host(v4.into()))?;
             links.add_address("eth0", host(v6.into()))?;
             links.set_up("eth0")?;
-            for (destination, gateway) in [
-                (default_v4(), IpAddr::V4(POD_GATEWAY_V4)),
-                (default_v6(), IpAddr::V6(POD_GATEWAY_V6)),
-            ] {
+            for (destination, gateway) in
+                [(default_v4(), IpAddr::V4(POD_GATEWAY_V4)), (default_v6(), IpAddr::V6(POD_GATEWAY_V6))]
+            {
                 // Permanent entries: a pod's first packet must not wait for ARP or NDP.
                 links.add_neighbour("eth0", gateway, node_mac)?;
-                links.add_route(
-                    "eth0",
-                    Route {
-                        destination,
-                        via: Some(gateway),
-                        onlink: true,
-                    },
-                )?;
+                links.add_route("eth0", Route { destination, via: Some(gateway), onlink: true })?;
             }
             Ok(())
         })?;
@@ -181,28 +155,16 @@ impl Node {
             let mut links = RouteSocket::open()?;
             for address in [IpAddr::V4(v4), IpAddr::V6(v6)] {
                 links.add_neighbour(&device, address, pod_mac)?;
-                let route = Route {
-                    destination: host(address),
-                    via: None,
-                    onlink: false,
-                };
+                let route = Route { destination: host(address), via: None, onlink: false };
                 links.add_route(&device, route)?;
             }
             Ok(())
         })?;
-        Ok(PodNetwork {
-            namespace,
-            v4,
-            v6,
-            host: host_number,
-        })
+        Ok(PodNetwork { namespace, v4, v6, host: host_number })
     }
 
     fn take_host(&self) -> io::Result<u8> {
-        let mut hosts = self
-            .pod_hosts
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut hosts = self.pod_hosts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let after_last = (hosts.last.max(1) + 1..=254).chain(2..=254);
         let free = after_last.into_iter().find(|host| !hosts.taken.contains(host));
         let free = free.ok_or_else(|| io::Error::other("the node has no free pod address"))?;
@@ -212,10 +174,7 @@ impl Node {
     }
 
     fn give_back(&self, host: u8) {
-        let mut hosts = self
-            .pod_hosts
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut hosts = self.pod_hosts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         hosts.taken.remove(&host);
     }
 }

@@ -70,12 +70,9 @@ impl Observer {
         })?;
         let observer = Self::default();
         let flows = observer.clone();
-        std::thread::Builder::new()
-            .name("observer".to_string())
-            .stack_size(128 * 1024)
-            .spawn(move || {
-                flows.watch(&socket);
-            })?;
+        std::thread::Builder::new().name("observer".to_string()).stack_size(128 * 1024).spawn(move || {
+            flows.watch(&socket);
+        })?;
         Ok(observer)
     }
 
@@ -119,19 +116,11 @@ impl Observer {
     fn count(&self, flow: Flow, now_us: u64) {
         let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
         let key = if flows.len() >= FLOWS_MAX && !flows.contains_key(&flow) {
-            Flow {
-                source_port: 0,
-                destination_port: 0,
-                ..flow
-            }
+            Flow { source_port: 0, destination_port: 0, ..flow }
         } else {
             flow
         };
-        let seen = flows.entry(key).or_insert(Seen {
-            first_us: now_us,
-            last_us: now_us,
-            packets: 0,
-        });
+        let seen = flows.entry(key).or_insert(Seen { first_us: now_us, last_us: now_us, packets: 0 });
         seen.last_us = now_us;
         seen.packets += 1;
     }
@@ -153,24 +142,14 @@ fn parse_frame(frame: &[u8]) -> Option<Flow> {
             let destination: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
             let fragment_offset = u16::from_be_bytes(packet.get(6..8)?.try_into().ok()?) & 0x1fff;
             // Later fragments have no ports.
-            let ports_at = if fragment_offset == 0 {
-                header_length
-            } else {
-                usize::MAX
-            };
-            let addresses = (
-                IpAddr::from(Ipv4Addr::from(source)),
-                IpAddr::from(Ipv4Addr::from(destination)),
-            );
+            let ports_at = if fragment_offset == 0 { header_length } else { usize::MAX };
+            let addresses = (IpAddr::from(Ipv4Addr::from(source)), IpAddr::from(Ipv4Addr::from(destination)));
             (*packet.get(9)?, addresses.0, addresses.1, ports_at)
         }
         [0x86, 0xdd] => {
             let source: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
             let destination: [u8; 16] = packet.get(24..40)?.try_into().ok()?;
-            let addresses = (
-                IpAddr::from(Ipv6Addr::from(source)),
-                IpAddr::from(Ipv6Addr::from(destination)),
-            );
+            let addresses = (IpAddr::from(Ipv6Addr::from(source)), IpAddr::from(Ipv6Addr::from(destination)));
             (*packet.get(6)?, addresses.0, addresses.1, 40)
         }
         _ => return None,
@@ -181,17 +160,10 @@ fn parse_frame(frame: &[u8]) -> Option<Flow> {
     let has_ports = matches!(protocol, 6 | 17 | 132 | 136);
     let port = |offset: usize| -> u16 {
         let from = ports_at.saturating_add(offset);
-        let bytes = packet
-            .get(from..from.saturating_add(2))
-            .and_then(|bytes| bytes.try_into().ok());
+        let bytes = packet.get(from..from.saturating_add(2)).and_then(|bytes| bytes.try_into().ok());
         bytes.filter(|_| has_ports).map(u16::from_be_bytes).unwrap_or(0)
     };
-    Some(Flow {
-        protocol,
-        source,
-        source_port: port(0),
-        destination_port: port(2),
-    })
+    Some(Flow { protocol, source, source_port: port(0), destination_port: port(2) })
 }
 
 #[cfg(test)]
@@ -212,10 +184,7 @@ mod tests {
     fn an_arriving_datagram_is_told_by_its_addresses_and_ports() {
         let flow = parse_frame(&udp_frame()).expect("a datagram to the outside host");
         assert_eq!(flow.source.to_string(), "10.6.0.12");
-        assert_eq!(
-            (flow.protocol, flow.source_port, flow.destination_port),
-            (17, 0x1234, 8081)
-        );
+        assert_eq!((flow.protocol, flow.source_port, flow.destination_port), (17, 0x1234, 8081));
     }
 
     #[test]

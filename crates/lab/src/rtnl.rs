@@ -57,11 +57,8 @@ impl RouteSocket {
     /// Adds a bridge that forwards from the first moment: no spanning tree, no learning delay.
     pub(crate) fn add_bridge(&mut self, name: &str) -> io::Result<()> {
         let mut message = named_link(name);
-        message
-            .attributes
-            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
-        self.create_link(message)
-            .map_err(|error| explain(error, format!("add bridge {name}")))
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        self.create_link(message).map_err(|error| explain(error, format!("add bridge {name}")))
     }
 
     /// Adds a pair of devices: `name` here and `peer_name` in `peer_namespace`.
@@ -75,16 +72,14 @@ impl RouteSocket {
     ) -> io::Result<()> {
         let mut peer = named_link(peer_name);
         peer.attributes.push(LinkAttribute::Address(peer_mac.to_vec()));
-        peer.attributes
-            .push(LinkAttribute::NetNsFd(peer_namespace.as_raw_fd()));
+        peer.attributes.push(LinkAttribute::NetNsFd(peer_namespace.as_raw_fd()));
         let mut message = named_link(name);
         message.attributes.push(LinkAttribute::Address(mac.to_vec()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]));
-        self.create_link(message)
-            .map_err(|error| explain(error, format!("add veth {name}")))
+        self.create_link(message).map_err(|error| explain(error, format!("add veth {name}")))
     }
 
     /// Adds a VXLAN device; used to find out whether the kernel has them.
@@ -94,17 +89,14 @@ impl RouteSocket {
             LinkInfo::Kind(InfoKind::Vxlan),
             LinkInfo::Data(InfoData::Vxlan(vec![InfoVxlan::Id(id), InfoVxlan::Port(port)])),
         ]));
-        self.create_link(message)
-            .map_err(|error| explain(error, format!("add vxlan {name}")))
+        self.create_link(message).map_err(|error| explain(error, format!("add vxlan {name}")))
     }
 
     /// Deletes a link, and with it the other end of a pair. One that is gone already is no error.
     pub(crate) fn delete_link(&mut self, name: &str) -> io::Result<()> {
         match self.request(RouteNetlinkMessage::DelLink(named_link(name)), 0) {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
-            other => other
-                .map(drop)
-                .map_err(|error| explain(error, format!("delete link {name}"))),
+            other => other.map(drop).map_err(|error| explain(error, format!("delete link {name}"))),
         }
     }
 
@@ -153,16 +145,11 @@ impl RouteSocket {
         message.attributes.push(AddressAttribute::Local(address.addr()));
         message.attributes.push(AddressAttribute::Address(address.addr()));
         if let IpNet::V4(net) = address {
-            message
-                .attributes
-                .push(AddressAttribute::Broadcast(net.broadcast()));
+            message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
         }
-        self.request(
-            RouteNetlinkMessage::NewAddress(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map(drop)
-        .map_err(|error| explain(error, format!("add address {address} to {name}")))
+        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .map(drop)
+            .map_err(|error| explain(error, format!("add address {address} to {name}")))
     }
 
     /// Adds or replaces a route over a link.
@@ -179,28 +166,19 @@ impl RouteSocket {
                 _ => RouteScope::Universe,
             },
             kind: RouteType::Unicast,
-            flags: if route.onlink {
-                RouteFlags::Onlink
-            } else {
-                RouteFlags::empty()
-            },
+            flags: if route.onlink { RouteFlags::Onlink } else { RouteFlags::empty() },
             ..RouteHeader::default()
         };
         if route.destination.prefix_len() > 0 {
-            message
-                .attributes
-                .push(RouteAttribute::Destination(route.destination.network().into()));
+            message.attributes.push(RouteAttribute::Destination(route.destination.network().into()));
         }
         if let Some(via) = route.via {
             message.attributes.push(RouteAttribute::Gateway(via.into()));
         }
         message.attributes.push(RouteAttribute::Oif(index));
-        self.request(
-            RouteNetlinkMessage::NewRoute(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map(drop)
-        .map_err(|error| explain(error, format!("add route {route:?} over {name}")))
+        self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .map(drop)
+            .map_err(|error| explain(error, format!("add route {route:?} over {name}")))
     }
 
     /// Tells the kernel for good which hardware address a neighbour has.
@@ -209,21 +187,14 @@ impl RouteSocket {
         message.header.family = family(address);
         message.header.ifindex = self.index(name)?;
         message.header.state = NeighbourState::Permanent;
-        message
-            .attributes
-            .push(NeighbourAttribute::Destination(match address {
-                IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
-                IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
-            }));
-        message
-            .attributes
-            .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
-        self.request(
-            RouteNetlinkMessage::NewNeighbour(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map(drop)
-        .map_err(|error| explain(error, format!("add neighbour {address} on {name}")))
+        message.attributes.push(NeighbourAttribute::Destination(match address {
+            IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+            IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+        }));
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+        self.request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .map(drop)
+            .map_err(|error| explain(error, format!("add neighbour {address} on {name}")))
     }
 
     fn set_flags(&mut self, name: &str, flags: LinkFlags) -> io::Result<()> {
@@ -236,8 +207,7 @@ impl RouteSocket {
     }
 
     fn create_link(&mut self, message: LinkMessage) -> io::Result<()> {
-        self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
-            .map(drop)
+        self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).map(drop)
     }
 
     /// Sends one request and collects what comes before its acknowledgement.

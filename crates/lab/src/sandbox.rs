@@ -53,9 +53,7 @@ pub(crate) fn launch(state_dir: &str, supervisor_options: &str) -> anyhow::Resul
         .arg(supervisor_options)
         .spawn()
         .context("start the lab's first process")?;
-    state
-        .record_init(init.id())
-        .context("write down the lab's first process")?;
+    state.record_init(init.id()).context("write down the lab's first process")?;
     Ok(())
 }
 
@@ -79,30 +77,19 @@ fn enter_new_namespaces() -> Result<(), LabError> {
 
 /// Nothing that is mounted from here on is seen outside.
 pub(crate) fn make_mounts_private() -> nix::Result<()> {
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
 }
 
 fn has_capabilities() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
     NEEDED_CAPABILITIES.iter().all(|bit| effective & (1 << bit) != 0)
 }
 
 fn no_privileges(source: io::Error) -> LabError {
-    let setting = |path: &str| {
-        fs::read_to_string(path)
-            .map(|text| text.trim().to_string())
-            .unwrap_or_default()
-    };
+    let setting =
+        |path: &str| fs::read_to_string(path).map(|text| text.trim().to_string()).unwrap_or_default();
     let hint = if setting("/proc/sys/user/max_user_namespaces") == "0" {
         "sysctl user.max_user_namespaces is 0"
     } else if setting("/proc/sys/kernel/unprivileged_userns_clone") == "0" {
@@ -112,11 +99,7 @@ fn no_privileges(source: io::Error) -> LabError {
     } else {
         "in a container, start it privileged"
     };
-    LabError::NoPrivileges {
-        who: format!("user {}", geteuid()),
-        hint: hint.to_string(),
-        source,
-    }
+    LabError::NoPrivileges { who: format!("user {}", geteuid()), hint: hint.to_string(), source }
 }
 
 /// `init`: process 1 of the lab's process namespace.
@@ -152,8 +135,6 @@ fn mount_inside(private: &Path) -> Result<(), LabError> {
         }
     })?;
     let options = Some("mode=0755,size=256m");
-    mount(Some("lab"), private, Some("tmpfs"), plain, options).map_err(|errno| LabError::StateDir {
-        path: private.to_path_buf(),
-        source: errno.into(),
-    })
+    mount(Some("lab"), private, Some("tmpfs"), plain, options)
+        .map_err(|errno| LabError::StateDir { path: private.to_path_buf(), source: errno.into() })
 }

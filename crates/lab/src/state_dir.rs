@@ -37,18 +37,12 @@ impl StateDir {
     pub(crate) fn of(name: &str) -> Result<Self, LabError> {
         let valid = !name.is_empty()
             && name.len() <= 32
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             && !name.starts_with('-');
         if !valid {
-            return Err(LabError::BadName {
-                name: name.to_string(),
-            });
+            return Err(LabError::BadName { name: name.to_string() });
         }
-        Ok(Self {
-            path: base()?.join(name),
-        })
+        Ok(Self { path: base()?.join(name) })
     }
 
     /// The directory that an outer process of the lab has chosen. Inside its user namespace everything belongs
@@ -59,10 +53,7 @@ impl StateDir {
 
     /// The lab's name.
     pub(crate) fn name(&self) -> String {
-        self.path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
+        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     /// The directory itself.
@@ -86,24 +77,14 @@ impl StateDir {
         let path = base.join(format!("{}.lock", self.name()));
         loop {
             make_private_dir(&base)?;
-            let file = fs::OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path);
+            let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
             let file = match file {
                 // Whoever ended the last lab removed the directory between our two steps.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other.map_err(|source| LabError::StateDir {
-                    path: path.clone(),
-                    source,
-                })?,
+                other => other.map_err(|source| LabError::StateDir { path: path.clone(), source })?,
             };
-            let lock =
-                Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| LabError::StateDir {
-                    path: path.clone(),
-                    source: errno.into(),
-                })?;
+            let lock = Flock::lock(file, FlockArg::LockExclusive)
+                .map_err(|(_, errno)| LabError::StateDir { path: path.clone(), source: errno.into() })?;
             // The holder that we waited for may have removed the file: then ours is not the lock any more.
             let ours = lock.metadata().map(|metadata| metadata.ino()).ok();
             if ours.is_some() && ours == fs::metadata(&path).map(|metadata| metadata.ino()).ok() {
@@ -132,10 +113,9 @@ impl StateDir {
     /// Removes every file of the lab; the lock is not one of them.
     pub(crate) fn remove_files(&self) -> Result<(), LabError> {
         match fs::remove_dir_all(&self.path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LabError::StateDir {
-                path: self.path.clone(),
-                source,
-            }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(LabError::StateDir { path: self.path.clone(), source })
+            }
             _ => Ok(()),
         }
     }
@@ -164,9 +144,7 @@ impl StateDir {
         let (pid, started) = text.trim().split_once(' ')?;
         let pid: u32 = pid.parse().ok()?;
         // The same number may belong to another process by now; the start time tells.
-        (start_time(pid).ok()? == started.parse::<u64>().ok()?)
-            .then(|| i32::try_from(pid).ok())
-            .flatten()
+        (start_time(pid).ok()? == started.parse::<u64>().ok()?).then(|| i32::try_from(pid).ok()).flatten()
     }
 
     fn kill_init(&self) -> Result<(), LabError> {
@@ -174,19 +152,13 @@ impl StateDir {
         match kill(Pid::from_raw(pid), Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => {
-                return Err(LabError::Kill {
-                    pid,
-                    source: errno.into(),
-                });
+                return Err(LabError::Kill { pid, source: errno.into() });
             }
         }
         let deadline = Instant::now() + KILL_DEADLINE;
         while self.init_pid().is_some() && !is_zombie(pid) {
             if Instant::now() > deadline {
-                return Err(LabError::Kill {
-                    pid,
-                    source: io::ErrorKind::TimedOut.into(),
-                });
+                return Err(LabError::Kill { pid, source: io::ErrorKind::TimedOut.into() });
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -201,9 +173,8 @@ pub(crate) fn known_labs() -> Vec<String> {
         return Vec::new();
     };
     let directories = entries.flatten().filter(|entry| entry.path().is_dir());
-    let mut names: Vec<String> = directories
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<String> =
+        directories.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -219,10 +190,7 @@ fn base() -> Result<PathBuf, LabError> {
 /// A directory that is ours alone. In a shared temporary directory anybody may have made one of that name
 /// first; such a one is refused.
 fn make_private_dir(path: &Path) -> Result<(), LabError> {
-    let explain = |source| LabError::StateDir {
-        path: path.to_path_buf(),
-        source,
-    };
+    let explain = |source| LabError::StateDir { path: path.to_path_buf(), source };
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(explain(error)),
         _ => {}
@@ -243,17 +211,13 @@ fn start_time(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the command's name in parentheses and may contain anything.
     let after_name = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
-    let field = after_name
-        .split_whitespace()
-        .nth(19)
-        .and_then(|field| field.parse().ok());
+    let field = after_name.split_whitespace().nth(19).and_then(|field| field.parse().ok());
     field.ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has no start time")))
 }
 
 fn is_zombie(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')')
-        .is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 #[cfg(test)]

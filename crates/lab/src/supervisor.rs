@@ -27,15 +27,8 @@ pub(crate) fn supervise(state_dir: &str, options: &str) -> anyhow::Result<ExitCo
     let state = StateDir::at(state_dir);
     let filter = tracing_subscriber::EnvFilter::try_from_env("EGRESSGATEWAY_LAB_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube=warn,tower=warn,hyper=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(run(&state, options));
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     // The mount point can only be removed once nothing is mounted on it here.
@@ -104,9 +97,7 @@ async fn answer_commands(listener: UnixListener, cluster: Arc<Cluster>, stop: Ca
 async fn answer(stream: UnixStream, cluster: &Cluster, stop: &CancellationToken) -> anyhow::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(read.take(REQUEST_BYTES_MAX))
-        .read_line(&mut line)
-        .await?;
+    BufReader::new(read.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
     let reply = match serde_json::from_str(&line) {
         Ok(Request::Status) => to_line(Ok(cluster.status().await)),
         Ok(Request::Target { name }) => to_line(cluster.target(&name)),

@@ -25,18 +25,10 @@ impl ContainerProcess {
     pub(crate) fn start(spec: &ContainerSpec, stdout: Stdio, stderr: Stdio) -> io::Result<Self> {
         let argument = serde_json::to_string(spec)?;
         let mut command = Command::from(inner_command("container"));
-        command
-            .arg(argument)
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(stderr)
-            .kill_on_drop(true);
+        command.arg(argument).stdin(Stdio::null()).stdout(stdout).stderr(stderr).kill_on_drop(true);
         let child = command.spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        Ok(Self {
-            child,
-            pid: pid.ok_or_else(|| io::Error::other("the process has no id"))?,
-        })
+        Ok(Self { child, pid: pid.ok_or_else(|| io::Error::other("the process has no id"))? })
     }
 
     /// Its id in the lab's process namespace.
@@ -47,10 +39,7 @@ impl ContainerProcess {
     /// Takes the reading ends of its output.
     pub(crate) fn take_output(
         &mut self,
-    ) -> (
-        Option<tokio::process::ChildStdout>,
-        Option<tokio::process::ChildStderr>,
-    ) {
+    ) -> (Option<tokio::process::ChildStdout>, Option<tokio::process::ChildStderr>) {
         (self.child.stdout.take(), self.child.stderr.take())
     }
 
@@ -82,19 +71,11 @@ pub(crate) fn kill_family(pid: i32) {
 pub(crate) fn enter(pid: i32, mut spec: EnterSpec, streams: [Stdio; 3]) -> io::Result<Child> {
     let process = format!("/proc/{pid}");
     let kinds = ["net", "uts", "ipc", "mnt"];
-    spec.namespaces = kinds
-        .iter()
-        .map(|kind| PathBuf::from(format!("{process}/ns/{kind}")))
-        .collect();
+    spec.namespaces = kinds.iter().map(|kind| PathBuf::from(format!("{process}/ns/{kind}"))).collect();
     spec.root = Some(PathBuf::from(format!("{process}/root")));
     let [stdin, stdout, stderr] = streams;
     let mut command = Command::from(inner_command("enter"));
-    command
-        .arg(serde_json::to_string(&spec)?)
-        .stdin(stdin)
-        .stdout(stdout)
-        .stderr(stderr)
-        .kill_on_drop(true);
+    command.arg(serde_json::to_string(&spec)?).stdin(stdin).stdout(stdout).stderr(stderr).kill_on_drop(true);
     command.spawn()
 }
 
@@ -111,11 +92,7 @@ fn kill_in_mount_namespace(namespace: &Path) {
         return;
     };
     for process in processes.flatten() {
-        let Some(pid) = process
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok())
-        else {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
         if fs::read_link(process.path().join("ns/mnt")).is_ok_and(|of| of == namespace) {

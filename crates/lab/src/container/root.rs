@@ -40,10 +40,7 @@ pub(crate) fn build_and_enter(spec: &ContainerSpec) -> anyhow::Result<()> {
 }
 
 fn bind_machine(root: &Path) -> anyhow::Result<()> {
-    for entry in fs::read_dir("/")
-        .context("list the machine's root directory")?
-        .flatten()
-    {
+    for entry in fs::read_dir("/").context("list the machine's root directory")?.flatten() {
         let name = entry.file_name();
         let (from, to) = (entry.path(), root.join(&name));
         let Ok(kind) = entry.file_type() else { continue };
@@ -160,26 +157,13 @@ fn enter(root: &Path) -> anyhow::Result<()> {
 }
 
 fn bind(from: &Path, to: &Path) -> nix::Result<()> {
-    mount(
-        Some(from),
-        to,
-        NO_DATA,
-        MsFlags::MS_BIND | MsFlags::MS_REC,
-        NO_DATA,
-    )
+    mount(Some(from), to, NO_DATA, MsFlags::MS_BIND | MsFlags::MS_REC, NO_DATA)
 }
 
 fn tmpfs(target: &Path, mode: &str) -> anyhow::Result<()> {
     let options = format!("mode={mode},size=64m");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(
-        Some("container"),
-        target,
-        Some("tmpfs"),
-        flags,
-        Some(options.as_str()),
-    )
-    .context("mount a tmpfs")
+    mount(Some("container"), target, Some("tmpfs"), flags, Some(options.as_str())).context("mount a tmpfs")
 }
 
 fn make_dirs(path: &Path) -> anyhow::Result<()> {

@@ -46,15 +46,11 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn parse(arguments: &[String]) -> Result<Self, FlagError> {
-        let valued = [
-            "addr", "protocol", "tcpPort", "udpPort", "webPort", "timeout", "eip",
-        ];
+        let valued = ["addr", "protocol", "tcpPort", "udpPort", "webPort", "timeout", "eip"];
         let flags = Flags::parse(arguments, &valued, &["batch", "contain"])?;
         let ip = |name: &'static str| match flags.text(name, "").as_str() {
             "" => Ok(None),
-            text => parse_ip(text)
-                .map(Some)
-                .ok_or_else(|| FlagError::bad(name, text, "an IP address")),
+            text => parse_ip(text).map(Some).ok_or_else(|| FlagError::bad(name, text, "an IP address")),
         };
         let batch = flags.boolean("batch", false)?;
         let expected = ip("eip")?;
@@ -85,9 +81,7 @@ impl Options {
 
     /// Whether a reply is what was expected; the error says what was not.
     fn judge(&self, reply: &str) -> anyhow::Result<()> {
-        let Some(seen) = reply::parse(reply) else {
-            bail!("no address in the reply {reply:?}")
-        };
+        let Some(seen) = reply::parse(reply) else { bail!("no address in the reply {reply:?}") };
         let Some(expected) = self.expected else {
             return Ok(());
         };
@@ -105,11 +99,8 @@ pub(super) async fn run(options: Options) -> anyhow::Result<()> {
     for protocol in options.protocols.clone() {
         let options = options.clone();
         talks.spawn(async move {
-            let outcome = if options.batch {
-                check(&options, protocol).await
-            } else {
-                talk(&options, protocol).await
-            };
+            let outcome =
+                if options.batch { check(&options, protocol).await } else { talk(&options, protocol).await };
             outcome.with_context(|| format!("{protocol:?} {}", options.server(protocol)))
         });
     }
@@ -119,29 +110,19 @@ pub(super) async fn run(options: Options) -> anyhow::Result<()> {
             failures.push(format!("{error:#}"));
         }
     }
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        bail!(failures.join("\n"))
-    }
+    if failures.is_empty() { Ok(()) } else { bail!(failures.join("\n")) }
 }
 
 async fn check(options: &Options, protocol: Protocol) -> anyhow::Result<()> {
-    let mut peer = timeout(DIAL_TIMEOUT, Peer::connect(options, protocol))
-        .await
-        .context("connect")??;
+    let mut peer = timeout(DIAL_TIMEOUT, Peer::connect(options, protocol)).await.context("connect")??;
     peer.say_hello().await?;
-    let reply = timeout(BATCH_READ_TIMEOUT, peer.hear())
-        .await
-        .context("wait for the reply")??;
+    let reply = timeout(BATCH_READ_TIMEOUT, peer.hear()).await.context("wait for the reply")??;
     print!("{reply}");
     options.judge(&reply)
 }
 
 async fn talk(options: &Options, protocol: Protocol) -> anyhow::Result<()> {
-    let mut peer = timeout(DIAL_TIMEOUT, Peer::connect(options, protocol))
-        .await
-        .context("connect")??;
+    let mut peer = timeout(DIAL_TIMEOUT, Peer::connect(options, protocol)).await.context("connect")??;
     println!("{protocol:?} local address {}", peer.local);
     peer.say_hello().await?;
     let mut heard = 0_u64;
@@ -187,29 +168,20 @@ impl Peer {
         Ok(match protocol {
             Protocol::Tcp => {
                 let stream = TcpStream::connect(server).await?;
-                Self {
-                    local: stream.local_addr()?,
-                    wire: Wire::Tcp(BufReader::new(stream)),
-                }
+                Self { local: stream.local_addr()?, wire: Wire::Tcp(BufReader::new(stream)) }
             }
             Protocol::Udp => {
                 let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
                 let socket = UdpSocket::bind(any).await?;
                 socket.connect(server).await?;
-                Self {
-                    local: socket.local_addr()?,
-                    wire: Wire::Udp(socket),
-                }
+                Self { local: socket.local_addr()?, wire: Wire::Udp(socket) }
             }
             Protocol::Web => {
                 let stream = TcpStream::connect(server).await?;
                 let local = stream.local_addr()?;
                 let (socket, _) =
                     tokio_tungstenite::client_async(format!("ws://{server}/ws"), stream).await?;
-                Self {
-                    local,
-                    wire: Wire::Web(Box::new(socket)),
-                }
+                Self { local, wire: Wire::Web(Box::new(socket)) }
             }
         })
     }
@@ -257,11 +229,7 @@ impl Wire {
                         None => break buffered.len(),
                     }
                 };
-                let text = stream
-                    .buffer()
-                    .get(..length)
-                    .map(String::from_utf8_lossy)
-                    .unwrap_or_default();
+                let text = stream.buffer().get(..length).map(String::from_utf8_lossy).unwrap_or_default();
                 let text = text.into_owned();
                 stream.consume(length);
                 Ok(text)
@@ -269,18 +237,10 @@ impl Wire {
             Self::Udp(socket) => {
                 let mut datagram = [0; 4096];
                 let length = socket.recv(&mut datagram).await?;
-                Ok(datagram
-                    .get(..length)
-                    .map(String::from_utf8_lossy)
-                    .unwrap_or_default()
-                    .into_owned())
+                Ok(datagram.get(..length).map(String::from_utf8_lossy).unwrap_or_default().into_owned())
             }
             Self::Web(socket) => loop {
-                match socket
-                    .next()
-                    .await
-                    .context("the server closed the connection")??
-                {
+                match socket.next().await.context("the server closed the connection")?? {
                     Message::Text(text) => return Ok(text.as_str().to_string()),
                     Message::Binary(bytes) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
                     Message::Close(_) => bail!("the server closed the connection"),
@@ -302,20 +262,14 @@ mod tests {
     #[test]
     fn a_missing_address_is_an_error() {
         assert_eq!(options(&[]), Err(FlagError::Missing("addr")));
-        assert_eq!(
-            options(&["-addr", "::1", "-batch"]),
-            Err(FlagError::Missing("eip"))
-        );
+        assert_eq!(options(&["-addr", "::1", "-batch"]), Err(FlagError::Missing("eip")));
     }
 
     #[test]
     fn the_expectation_holds_in_both_directions_and_compares_whole_addresses() {
         let reply = reply::write("10.6.1.55:80".parse().expect("address"), "TCP");
         let judge = |eip: &str, contain: &str| {
-            options(&["-addr=10.6.168.63", "-eip", eip, contain])
-                .expect("valid")
-                .judge(&reply)
-                .is_ok()
+            options(&["-addr=10.6.168.63", "-eip", eip, contain]).expect("valid").judge(&reply).is_ok()
         };
         assert!(judge("10.6.1.55", "-contain"));
         assert!(!judge("10.6.1.5", "-contain"));

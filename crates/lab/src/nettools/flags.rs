@@ -34,11 +34,7 @@ pub(super) enum FlagError {
 
 impl FlagError {
     pub(super) fn bad(name: &str, value: &str, expected: &str) -> Self {
-        Self::BadValue {
-            name: name.to_string(),
-            value: value.to_string(),
-            expected: expected.to_string(),
-        }
+        Self::BadValue { name: name.to_string(), value: value.to_string(), expected: expected.to_string() }
     }
 }
 
@@ -85,12 +81,7 @@ impl Flags {
     }
 
     pub(super) fn boolean(&self, name: &str, default: bool) -> Result<bool, FlagError> {
-        match self
-            .0
-            .get(name)
-            .map(|value| value.to_ascii_lowercase())
-            .as_deref()
-        {
+        match self.0.get(name).map(|value| value.to_ascii_lowercase()).as_deref() {
             None => Ok(default),
             Some("1" | "t" | "true") => Ok(true),
             Some("0" | "f" | "false") => Ok(false),
@@ -110,19 +101,11 @@ mod tests {
 
     #[test]
     fn all_go_spellings_of_a_flag_are_the_same() {
-        for spelling in [
-            &["-addr", "::1"][..],
-            &["-addr=::1"],
-            &["--addr=::1"],
-            &["--addr", "::1"],
-        ] {
+        for spelling in [&["-addr", "::1"][..], &["-addr=::1"], &["--addr=::1"], &["--addr", "::1"]] {
             assert_eq!(parse(spelling).expect("valid").text("addr", ""), "::1");
         }
         let flags = parse(&["-batch", "-contain=false"]).expect("valid");
-        assert_eq!(
-            (flags.boolean("batch", false), flags.boolean("contain", true)),
-            (Ok(true), Ok(false))
-        );
+        assert_eq!((flags.boolean("batch", false), flags.boolean("contain", true)), (Ok(true), Ok(false)));
     }
 
     #[test]
@@ -131,13 +114,7 @@ mod tests {
         assert_eq!(error(&["-x"]), "flag provided but not defined: -x");
         assert_eq!(error(&["-addr"]), "flag needs an argument: -addr");
         assert_eq!(error(&["here"]), "unexpected argument \"here\"");
-        let port = parse(&["-tcpPort=many"])
-            .expect("valid")
-            .number("tcpPort", 1_u16)
-            .expect_err("no number");
-        assert_eq!(
-            port.to_string(),
-            "invalid value \"many\" for flag -tcpPort: expected a number"
-        );
+        let port = parse(&["-tcpPort=many"]).expect("valid").number("tcpPort", 1_u16).expect_err("no number");
+        assert_eq!(port.to_string(), "invalid value \"many\" for flag -tcpPort: expected a number");
     }
 }

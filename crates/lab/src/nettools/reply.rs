@@ -13,10 +13,7 @@ pub(super) fn write(caller: SocketAddr, server: &str) -> String {
 pub(super) fn parse(reply: &str) -> Option<IpAddr> {
     let (_, rest) = reply.split_once("clientIP=")?;
     let address = rest.split_whitespace().next()?;
-    address
-        .parse::<SocketAddr>()
-        .map(|socket| socket.ip().to_canonical())
-        .ok()
+    address.parse::<SocketAddr>().map(|socket| socket.ip().to_canonical()).ok()
 }
 
 #[cfg(test)]
@@ -34,10 +31,7 @@ mod tests {
     #[test]
     fn a_reply_has_the_known_form() {
         let reply = write("10.6.168.201:4000".parse().expect("address"), "UDP");
-        assert!(
-            reply.ends_with(" clientIP=10.6.168.201:4000 UDP Server Say hello! \n"),
-            "{reply:?}"
-        );
+        assert!(reply.ends_with(" clientIP=10.6.168.201:4000 UDP Server Say hello! \n"), "{reply:?}");
     }
 
     proptest! {

@@ -46,11 +46,7 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn parse(arguments: &[String]) -> Result<Self, FlagError> {
-        let flags = Flags::parse(
-            arguments,
-            &["addr", "protocol", "tcpPort", "udpPort", "webPort"],
-            &[],
-        )?;
+        let flags = Flags::parse(arguments, &["addr", "protocol", "tcpPort", "udpPort", "webPort"], &[])?;
         let address = flags.text("addr", "");
         let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         Ok(Self {
@@ -103,10 +99,7 @@ async fn serve_tcp(listener: TcpListener) -> anyhow::Result<()> {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut callers = JoinSet::new();
     loop {
-        let slot = Arc::clone(&slots)
-            .acquire_owned()
-            .await
-            .context("no more connections")?;
+        let slot = Arc::clone(&slots).acquire_owned().await.context("no more connections")?;
         while callers.try_join_next().is_some() {}
         let (stream, caller) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -133,12 +126,7 @@ async fn answer_lines(stream: TcpStream, caller: SocketAddr) -> std::io::Result<
     let mut line = Vec::new();
     for _ in 0..TCP_REPLIES_MAX {
         line.clear();
-        if (&mut read)
-            .take(LINE_BYTES_MAX)
-            .read_until(b'\n', &mut line)
-            .await?
-            == 0
-        {
+        if (&mut read).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await? == 0 {
             return Ok(());
         }
         print!("{}", String::from_utf8_lossy(&line));
@@ -155,24 +143,15 @@ async fn serve_udp(socket: UdpSocket) -> anyhow::Result<()> {
         let Ok((length, caller)) = socket.recv_from(&mut datagram).await else {
             continue;
         };
-        let text = datagram
-            .get(..length)
-            .map(String::from_utf8_lossy)
-            .unwrap_or_default();
+        let text = datagram.get(..length).map(String::from_utf8_lossy).unwrap_or_default();
         print!("{text}");
-        socket
-            .send_to(reply::write(as_written(caller), "UDP").as_bytes(), caller)
-            .await
-            .ok();
+        socket.send_to(reply::write(as_written(caller), "UDP").as_bytes(), caller).await.ok();
     }
 }
 
 async fn serve_web(listener: TcpListener) -> anyhow::Result<()> {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let router = Router::new()
-        .route("/ws", get(upgrade))
-        .fallback(any(remote_ip))
-        .with_state(slots);
+    let router = Router::new().route("/ws", get(upgrade)).fallback(any(remote_ip)).with_state(slots);
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service).await.context("web server")
 }
@@ -215,10 +194,7 @@ mod tests {
     #[test]
     fn the_defaults_are_the_documented_ones() {
         let options = Options::parse(&[]).expect("no flags");
-        assert_eq!(
-            (options.tcp_port, options.udp_port, options.web_port),
-            (8080, 8081, 8082)
-        );
+        assert_eq!((options.tcp_port, options.udp_port, options.web_port), (8080, 8081, 8082));
         assert_eq!(options.protocols, vec![Protocol::Tcp]);
     }
 }
