@@ -7,14 +7,13 @@ use datapath::state::{
     DatapathState, ProxyNeighbour, ROUTE_PROTOCOL, Route, RouteTarget, TunnelDevice, TunnelPeer,
 };
 use datapath::transaction::{Found, Interest};
-use ipnet::IpNet;
 use model::tunnel_mac::MacAddress;
 use nix::errno::Errno;
 
 use crate::apply::Kernel;
 use crate::error::Result;
 use crate::link::Link;
-use crate::route::{DEFAULT_METRIC_6, RouteEntry, RouteKind};
+use crate::route::{RouteEntry, RouteKind};
 use crate::sysctl;
 
 impl Kernel {
@@ -154,11 +153,7 @@ fn to_route(entry: RouteEntry, names: &HashMap<u32, &str>) -> Option<Route> {
         RouteKind::Blackhole => RouteTarget::Blackhole,
         _ => return None,
     };
-    let metric = match entry.destination {
-        IpNet::V6(_) if entry.metric == DEFAULT_METRIC_6 => 0,
-        _ => entry.metric,
-    };
-    Some(Route { table: entry.table, destination: entry.destination, target, metric })
+    Some(Route { table: entry.table, destination: entry.destination, target, metric: entry.metric })
 }
 
 #[cfg(test)]

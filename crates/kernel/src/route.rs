@@ -126,7 +126,7 @@ impl RouteEntry {
 }
 
 /// What the kernel makes of an IPv6 route's metric 0.
-pub(crate) const DEFAULT_METRIC_6: u32 = 1024;
+const DEFAULT_METRIC_6: u32 = 1024;
 
 impl RouteSocket {
     /// All routes of all tables, IPv4 and IPv6.

@@ -8,6 +8,7 @@
     reason = "clippy knows no tests without the standard harness"
 )]
 
+mod compiled;
 mod every_statement;
 mod packets;
 mod routing;
@@ -26,7 +27,8 @@ type Test = (&'static str, fn());
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let tests: Vec<Test> = [routing::TESTS, ruleset::TESTS, packets::TESTS, transactions::TESTS].concat();
+    let tests: Vec<Test> =
+        [routing::TESTS, ruleset::TESTS, packets::TESTS, transactions::TESTS, compiled::TESTS].concat();
     if arguments.iter().any(|argument| argument == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;

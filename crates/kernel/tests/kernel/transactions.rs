@@ -54,8 +54,11 @@ fn node() -> (Netns, Netns) {
 fn wanted() -> DatapathState {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     let device = |via: Option<&str>| RouteTarget::Device { device: "egress.vxlan".into(), via: via.map(ip) };
-    let route =
-        |table, net: &str, target| Route { table, destination: net.parse().unwrap(), target, metric: 0 };
+    let route = |table, net: &str, target| {
+        // The kernel makes 1024 of an IPv6 route's metric 0.
+        let metric = if net.contains(':') { 1024 } else { 0 };
+        Route { table, destination: net.parse().unwrap(), target, metric }
+    };
     let peer = |last: u8| TunnelPeer {
         mac: mac(last),
         underlay: IpAddr::from([10, 6, 0, last]),
