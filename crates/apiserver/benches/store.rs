@@ -79,7 +79,8 @@ fn main() {
     let start = Instant::now();
     let list = store.list(&info, &ListRequest::default()).expect("a list");
     let listed = start.elapsed();
-    let text: usize = list.items.iter().map(|item| serde_json::to_vec(item).expect("encodable").len()).sum();
+    let text: usize =
+        list.items.iter().map(|item| serde_json::to_vec(&**item).expect("encodable").len()).sum();
     println!("list of {:>6} objects      {:>10.1} ms", list.items.len(), listed.as_secs_f64() * 1e3);
     println!(
         "its encoding                {:>10.1} ms   {:.1} MB",

@@ -1,6 +1,6 @@
 //! Structural schemas: compiling, pruning, defaulting, validating; and the decoding of bodies.
 //!
-//! One tree of [`Node`]s serves custom kinds (from their CRD) and built-in kinds (from the published definitions).
+//! One tree of nodes serves custom kinds (from their CRD) and built-in kinds (from the published definitions).
 //! The root and every embedded object have `apiVersion`, `kind` and an `ObjectMeta`, whatever the schema says.
 
 mod cel_rules;

@@ -48,13 +48,10 @@ impl LabelTest {
 impl LabelSelector {
     /// Parses the text form, such as `app=web,tier in (a, b),!old`. The empty text selects everything.
     pub fn parse(text: &str) -> Result<Self, StatusError> {
-        LabelParser {
-            tokens: tokenize(text),
-            position: 0,
-        }
-        .parse()
-        .map(|requirements| Self { requirements })
-        .map_err(|why| StatusError::bad_request(format!("unable to parse requirement: {why}")))
+        LabelParser { tokens: tokenize(text), position: 0 }
+            .parse()
+            .map(|requirements| Self { requirements })
+            .map_err(|why| StatusError::bad_request(format!("unable to parse requirement: {why}")))
     }
 
     /// Reads a `LabelSelector` object with `matchLabels` and `matchExpressions`; `None` if it is malformed.
@@ -63,10 +60,7 @@ impl LabelSelector {
         if let Some(labels) = object.get("matchLabels").filter(|labels| !labels.is_null()) {
             for (key, value) in labels.as_object()? {
                 let values = BTreeSet::from([value.as_str()?.to_owned()]);
-                requirements.push(Requirement {
-                    key: key.clone(),
-                    test: LabelTest::In(values),
-                });
+                requirements.push(Requirement { key: key.clone(), test: LabelTest::In(values) });
             }
         }
         if let Some(expressions) = object.get("matchExpressions").filter(|list| !list.is_null()) {
@@ -74,10 +68,7 @@ impl LabelSelector {
                 let key = expression.get("key")?.as_str()?.to_owned();
                 let values = || -> Option<BTreeSet<String>> {
                     let values = expression.get("values")?.as_array()?;
-                    values
-                        .iter()
-                        .map(|value| value.as_str().map(str::to_owned))
-                        .collect()
+                    values.iter().map(|value| value.as_str().map(str::to_owned)).collect()
                 };
                 let test = match expression.get("operator")?.as_str()? {
                     "In" => LabelTest::In(values()?),
@@ -108,9 +99,7 @@ impl LabelSelector {
     /// Whether this map of labels satisfies all requirements.
     pub fn matches_labels(&self, labels: Option<&Value>) -> bool {
         self.requirements.iter().all(|requirement| {
-            let value = labels
-                .and_then(|labels| labels.get(&requirement.key))
-                .and_then(Value::as_str);
+            let value = labels.and_then(|labels| labels.get(&requirement.key)).and_then(Value::as_str);
             requirement.test.holds(value)
         })
     }
@@ -158,17 +147,11 @@ fn tokenize(text: &str) -> Vec<Token<'_>> {
     let mut rest = text.trim_start();
     while let Some(first) = rest.chars().next() {
         let (token, tail) = if SPECIAL.contains(&first) {
-            let length = if rest.starts_with("==") || rest.starts_with("!=") {
-                2
-            } else {
-                1
-            };
+            let length = if rest.starts_with("==") || rest.starts_with("!=") { 2 } else { 1 };
             let (symbol, tail) = rest.split_at(length);
             (Token::Symbol(symbol), tail)
         } else {
-            let end = rest
-                .find(|c: char| SPECIAL.contains(&c) || c.is_whitespace())
-                .unwrap_or(rest.len());
+            let end = rest.find(|c: char| SPECIAL.contains(&c) || c.is_whitespace()).unwrap_or(rest.len());
             let (word, tail) = rest.split_at(end);
             (Token::Word(word), tail)
         };
@@ -229,10 +212,7 @@ impl<'a> LabelParser<'a> {
         } else {
             self.test(key)?
         };
-        Ok(Requirement {
-            key: key.to_owned(),
-            test,
-        })
+        Ok(Requirement { key: key.to_owned(), test })
     }
 
     fn test(&mut self, key: &str) -> Result<LabelTest, String> {
@@ -297,10 +277,7 @@ fn checked_value(key: &str, value: &str) -> Result<String, String> {
 }
 
 fn unexpected(token: Option<Token<'_>>, expected: &str) -> String {
-    format!(
-        "found '{}', expected: {expected}",
-        token.map(Token::text).unwrap_or_default()
-    )
+    format!("found '{}', expected: {expected}", token.map(Token::text).unwrap_or_default())
 }
 
 /// A conjunction of comparisons of fields. The default one matches everything.
@@ -334,11 +311,7 @@ impl FieldSelector {
                     "invalid field selector: invalid escape sequence in value: {value:?}"
                 ))
             })?;
-            terms.push(FieldTerm {
-                field: field.to_owned(),
-                equal,
-                value,
-            });
+            terms.push(FieldTerm { field: field.to_owned(), equal, value });
         }
         Ok(Self { terms })
     }
@@ -378,17 +351,12 @@ impl FieldSelector {
 
     /// The value that the selector demands of a field.
     pub fn exact(&self, field: &str) -> Option<&str> {
-        self.terms
-            .iter()
-            .find(|term| term.equal && term.field == field)
-            .map(|term| term.value.as_str())
+        self.terms.iter().find(|term| term.equal && term.field == field).map(|term| term.value.as_str())
     }
 
     /// Whether the object satisfies all comparisons. An absent field is the empty text.
     pub fn matches(&self, object: &Value) -> bool {
-        self.terms
-            .iter()
-            .all(|term| field_equals(object, &term.field, &term.value) == term.equal)
+        self.terms.iter().all(|term| field_equals(object, &term.field, &term.value) == term.equal)
     }
 }
 
@@ -397,11 +365,7 @@ impl fmt::Display for FieldSelector {
         for (index, term) in self.terms.iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };
             let operator = if term.equal { "=" } else { "!=" };
-            let value = term
-                .value
-                .replace('\\', "\\\\")
-                .replace(',', "\\,")
-                .replace('=', "\\=");
+            let value = term.value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
             write!(f, "{comma}{}{operator}{value}", term.field)?;
         }
         Ok(())
@@ -424,9 +388,7 @@ fn field_equals(object: &Value, field: &str, wanted: &str) -> bool {
         Some(Value::Number(number)) => number.to_string() == wanted,
         // `status.podIPs` is a list of addresses, any of which may be asked for.
         Some(Value::Array(items)) => {
-            items
-                .iter()
-                .any(|item| item.get("ip").and_then(Value::as_str) == Some(wanted))
+            items.iter().any(|item| item.get("ip").and_then(Value::as_str) == Some(wanted))
                 || items.is_empty() && wanted.is_empty()
         }
         Some(Value::Object(_)) => field == "source" && event_source(object) == wanted,
@@ -443,15 +405,9 @@ fn default_of_field(field: &str) -> Option<&'static str> {
 }
 
 fn event_source(event: &Value) -> &str {
-    let component = event
-        .pointer("/source/component")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let component = event.pointer("/source/component").and_then(Value::as_str).unwrap_or_default();
     if component.is_empty() {
-        event
-            .get("reportingComponent")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
+        event.get("reportingComponent").and_then(Value::as_str).unwrap_or_default()
     } else {
         component
     }
