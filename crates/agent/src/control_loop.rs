@@ -75,6 +75,7 @@ pub struct ControlLoop {
     failing: Option<(Instant, String)>,
     retry_pause: Duration,
     is_complete: bool,
+    passes: u64,
 }
 
 impl ControlLoop {
@@ -90,6 +91,7 @@ impl ControlLoop {
             failing: None,
             retry_pause: FIRST_PAUSE,
             is_complete: false,
+            passes: 0,
         }
     }
 
@@ -208,6 +210,7 @@ impl ControlLoop {
         }
         self.generation = self.own_lease().map_or(0, |lease| lease.lease.generation);
         self.is_complete = complete;
+        self.passes += 1;
         if complete {
             self.outbox.probe.ready(u64::try_from(self.generation).unwrap_or_default());
             self.outbox.not_ready = None;
@@ -278,23 +281,23 @@ impl ControlLoop {
         let ipv4 = uplink.and_then(|uplink| uplink.ipv4);
         let ipv6 = uplink.and_then(|uplink| uplink.ipv6).filter(|_| ipv4.is_none());
         let failing = self.failing.as_ref().filter(|(since, _)| since.elapsed() >= FAILING_AFTER);
-        let trouble = match failing {
-            Some((_, why)) => why.clone(),
-            None if uplink.is_none() => {
-                "no device with an address leads outside; see tunnelDetectMethod".to_owned()
+        let programmed = match failing {
+            Some((_, why)) => Some(Err(why.clone())),
+            None if self.failing.is_some() => None,
+            None if self.passes > 0 && uplink.is_none() => {
+                Some(Err("no device with an address leads outside; see tunnelDetectMethod".to_owned()))
             }
-            None if !self.is_complete => "waiting for a tunnel address".to_owned(),
-            None => String::new(),
+            None => self.is_complete.then_some(Ok(())),
         };
         let text = |address: Option<std::net::IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
         let status = TunnelStatus {
             parent: uplink.map(|uplink| uplink.device.clone()).unwrap_or_default(),
             parent_ipv4: text(ipv4.map(Into::into)),
             parent_ipv6: text(ipv6.map(Into::into)),
-            phase: phase(tunnel, self.is_complete && trouble.is_empty(), failing.is_some()),
+            phase: phase(tunnel, programmed == Some(Ok(())), failing.is_some()),
             probe_key: self.outbox.probe_key.clone(),
             claims: self.claims.clone(),
-            trouble,
+            programmed,
         };
         let told = status.is_told_by(tunnel);
         TunnelWish { status, told }

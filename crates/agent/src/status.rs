@@ -52,8 +52,8 @@ pub struct TunnelStatus {
     pub probe_key: String,
     /// EIP and epoch of what this node answers for
     pub claims: Vec<model::tunnel::Claim>,
-    /// Why the node is not programmed; empty when it is
-    pub trouble: String,
+    /// Whether the node is programmed, or why it is not; `None` while that is too early to say
+    pub programmed: Option<Result<(), String>>,
 }
 
 impl TunnelStatus {
@@ -66,26 +66,30 @@ impl TunnelStatus {
             && self.phase.is_none_or(|phase| tunnel.phase == Some(phase))
             && tunnel.probe_key.as_deref().unwrap_or_default() == self.probe_key
             && tunnel.claims == self.claims
-            && tunnel.programmed == Some(self.trouble.is_empty())
+            && self.programmed.as_ref().is_none_or(|programmed| tunnel.programmed == Some(programmed.is_ok()))
     }
 
     fn patch(&self, now: Timestamp, ready_since: Timestamp, heartbeat: bool) -> Value {
-        let ready = self.trouble.is_empty();
         let mut status = json!({
             "tunnel": {"parent": {
                 "name": self.parent, "ipv4": self.parent_ipv4, "ipv6": self.parent_ipv6,
             }},
             "probeKey": self.probe_key,
             "claims": self.claims.iter().map(api::convert::claim).collect::<Vec<_>>(),
-            "conditions": [{
-                "type": names::CONDITION_READY,
-                "status": if ready { "True" } else { "False" },
-                "reason": if ready { "Programmed" } else { "NotProgrammed" },
-                "message": if ready { "the node's kernel holds what it shall hold" } else { &self.trouble },
-                "lastTransitionTime": ready_since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            }],
         });
         if let Some(fields) = status.as_object_mut() {
+            if let Some(programmed) = &self.programmed {
+                let (status, reason, message) = match programmed {
+                    Ok(()) => ("True", "Programmed", "the node's kernel holds what it shall hold"),
+                    Err(trouble) => ("False", "NotProgrammed", trouble.as_str()),
+                };
+                let since = ready_since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+                let condition = json!([{
+                    "type": names::CONDITION_READY, "status": status, "reason": reason, "message": message,
+                    "lastTransitionTime": since,
+                }]);
+                fields.insert("conditions".to_owned(), condition);
+            }
             if let Some(phase) = self.phase {
                 fields.insert("phase".to_owned(), phase.as_str().into());
             }
@@ -120,6 +124,7 @@ pub struct Writer {
     /// How often `lastHeartbeatTime` is refreshed; `None` where nobody reads it.
     heartbeat: Option<Duration>,
     ready_since: Timestamp,
+    was_ready: Option<bool>,
     written: Option<TunnelStatus>,
     written_generation: Option<i64>,
 }
@@ -134,6 +139,7 @@ impl Writer {
             leases: Api::all(client),
             heartbeat,
             ready_since: Timestamp::now(),
+            was_ready: None,
             written: None,
             written_generation: None,
         }
@@ -188,9 +194,10 @@ impl Writer {
             && (beat || !told && self.written.as_ref() != Some(status))
         {
             let now = Timestamp::now();
-            let was_ready = self.written.as_ref().map(|written| written.trouble.is_empty());
-            if was_ready.is_some_and(|was| was != status.trouble.is_empty()) {
+            let is_ready = status.programmed.as_ref().map(Result::is_ok);
+            if is_ready.is_some() && is_ready != self.was_ready {
                 self.ready_since = now;
+                self.was_ready = is_ready;
             }
             let patch = status.patch(now, self.ready_since, self.heartbeat.is_some());
             let patched = self.tunnels.patch_status(&self.node, &parameters(), &Patch::Merge(&patch)).await;
@@ -254,8 +261,8 @@ mod tests {
             claims: vec![model::tunnel::Claim { eip: "10.6.168.201".parse().unwrap(), epoch: 3 }],
             ..TunnelStatus::default()
         };
-        for trouble in ["", "no uplink"] {
-            let status = TunnelStatus { trouble: trouble.to_owned(), ..status.clone() };
+        for programmed in [None, Some(Ok(())), Some(Err("no uplink".to_owned()))] {
+            let status = TunnelStatus { programmed, ..status.clone() };
             let patch = status.patch(Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, true);
             let object: EgressTunnel = serde_json::from_value(patch).unwrap();
             assert!(status.is_told_by(&api::convert::tunnel(&object)), "{object:?}");
