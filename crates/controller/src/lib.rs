@@ -27,6 +27,3 @@ mod watches;
 mod write;
 
 pub use run::{Options, run, run_with};
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,0 @@
-//! Against a real API server: ours, in this process.

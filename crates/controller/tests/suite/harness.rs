@@ -1,0 +1,257 @@
+//! A cluster without machines: an API server, nodes that are objects, agents that are patches.
+
+use std::fmt::Debug;
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
+
+use api::names;
+use api::v1beta1::{EgressTunnel, crds};
+use apiserver::server::{ApiServer, ApiServerHandle, ServerConfig};
+use controller::{Options, run_with};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, Resource, ResourceExt};
+use plan::Settings;
+use runtime::supervisor::Supervisor;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+/// Nothing here may take longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
+    _server: ApiServerHandle,
+}
+
+/// A controller that is stopped, and waited for, at the end.
+pub(crate) struct Controller {
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Controller {
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("stops in time");
+        ended.expect("no panic").expect("stops in order");
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        !self.task.is_finished()
+    }
+}
+
+impl Cluster {
+    /// An API server with our kinds, and nodes `a`, `b` (gateways) and `c`.
+    pub(crate) async fn start() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on loopback");
+        let url = format!("https://{}", listener.local_addr().expect("an address"));
+        let config = ServerConfig { listeners: vec![listener], ..ServerConfig::default() };
+        let server = ApiServer::start(config).await.expect("the server starts");
+        let kubeconfig = Kubeconfig::from_yaml(&server.kubeconfig(&url)).expect("a kubeconfig");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .expect("a config");
+        let cluster = Self { client: Client::try_from(config).expect("a client"), _server: server };
+        let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
+        for crd in crds() {
+            definitions.create(&PostParams::default(), &crd).await.expect("our CRDs are accepted");
+        }
+        for crd in crds() {
+            let name = crd.name_any();
+            cluster
+                .eventually("CRD established", || async {
+                    let crd = definitions.get(&name).await.ok()?;
+                    let conditions = crd.status?.conditions?;
+                    conditions.iter().find(|c| c.type_ == "Established" && c.status == "True").map(drop)
+                })
+                .await;
+        }
+        for (number, (name, gateway)) in [("a", true), ("b", true), ("c", false)].into_iter().enumerate() {
+            cluster.node(name, gateway, number + 1).await;
+        }
+        cluster
+            .create(json!({
+                "apiVersion": names::API_VERSION, "kind": "EgressClusterInfo", "metadata": {"name": "default"},
+                "spec": {"autoDetect": {}, "extraCidr": ["192.0.2.7"]},
+            }))
+            .await
+            .expect("created");
+        cluster
+    }
+
+    async fn node(&self, name: &str, gateway: bool, number: usize) {
+        let labels = if gateway { json!({"egressgateway": "true"}) } else { json!({}) };
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
+            "spec": {"podCIDR": format!("10.244.{number}.0/24"), "podCIDRs": [format!("10.244.{number}.0/24")]},
+        });
+        self.create(node).await.expect("created");
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let address = json!({"type": "InternalIP", "address": format!("10.6.0.{number}")});
+        self.patch_status(&nodes, name, json!({"addresses": [address]})).await;
+        self.set_ready(name, true).await;
+    }
+
+    pub(crate) async fn set_ready(&self, name: &str, ready: bool) {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let status = if ready { "True" } else { "Unknown" };
+        self.patch_status(&nodes, name, json!({"conditions": [{"type": "Ready", "status": status}]})).await;
+    }
+
+    /// What the node's agent writes once the node is programmed.
+    pub(crate) async fn agent(&self, name: &str) {
+        let tunnels: Api<EgressTunnel> = Api::all(self.client.clone());
+        self.eventually("tunnel address", || async {
+            let status = tunnels.get(name).await.ok()?.status?;
+            (!status.tunnel.ipv4.is_empty() && status.phase == "Init").then_some(())
+        })
+        .await;
+        let condition = json!({
+            "type": "Ready", "status": "True", "reason": "Programmed", "message": "",
+            "lastTransitionTime": "2024-01-01T00:00:00Z",
+        });
+        let parent = json!({"name": "eth0", "ipv4": "10.6.0.1"});
+        let status = json!({"tunnel": {"parent": parent}, "conditions": [condition]});
+        self.patch_status(&tunnels, name, status).await;
+    }
+
+    pub(crate) async fn agents(&self) {
+        for name in ["a", "b", "c"] {
+            self.agent(name).await;
+        }
+    }
+
+    pub(crate) async fn claim(&self, name: &str, eip: &str, epoch: i64) {
+        let tunnels: Api<EgressTunnel> = Api::all(self.client.clone());
+        self.patch_status(&tunnels, name, json!({"claims": [{"eip": eip, "epoch": epoch}]})).await;
+    }
+
+    pub(crate) async fn pod(&self, namespace: &str, name: &str, node: &str, ip: &str) {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "labels": {"app": "test-app"}},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
+        });
+        self.create(pod).await.expect("created");
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let status = json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]});
+        self.patch_status(&pods, name, status).await;
+    }
+
+    async fn patch_status<K>(&self, api: &Api<K>, name: &str, status: Value)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let patch = Patch::Merge(json!({ "status": status }));
+        api.patch_status(name, &PatchParams::default(), &patch).await.expect("status written");
+    }
+
+    /// Creates an object as `kubectl` would.
+    pub(crate) async fn create(&self, object: Value) -> Result<Value, kube::Error> {
+        let (api_version, kind) = (text(&object, "/apiVersion"), text(&object, "/kind"));
+        let namespace = text(&object, "/metadata/namespace");
+        let plural = match kind.as_str() {
+            "EgressPolicy" => "egresspolicies".to_owned(),
+            "EgressClusterPolicy" => "egressclusterpolicies".to_owned(),
+            other => format!("{}s", other.to_lowercase()),
+        };
+        let root = if api_version == "v1" { "/api/v1".to_owned() } else { format!("/apis/{api_version}") };
+        let scope = if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
+        let request = http_post(&format!("{root}{scope}/{plural}"), &object);
+        self.client.request::<Value>(request).await
+    }
+
+    pub(crate) async fn gateway(&self, name: &str, pool: &str) {
+        self.create(json!({
+            "apiVersion": names::API_VERSION, "kind": "EgressGateway", "metadata": {"name": name},
+            "spec": {
+                "ippools": {"ipv4": [pool]},
+                "nodeSelector": {"selector": {"matchLabels": {"egressgateway": "true"}}},
+            },
+        }))
+        .await
+        .expect("created");
+    }
+
+    pub(crate) async fn policy(&self, name: &str, gateway: &str) {
+        self.create(policy(name, json!({"egressGatewayName": gateway}))).await.expect("created");
+    }
+
+    pub(crate) fn controller(&self, identity: &str) -> Controller {
+        let supervisor = Supervisor::new(Duration::from_secs(10));
+        let shutdown = supervisor.shutdown();
+        let options = Options {
+            settings: Settings::default(),
+            leader_election: Some((Some("kube-system".to_owned()), "egressgateway".to_owned())),
+            identity: identity.to_owned(),
+            health_bind: None,
+            metrics_bind: None,
+        };
+        let task = tokio::spawn(run_with(self.client.clone(), options, supervisor));
+        Controller { shutdown, task }
+    }
+
+    pub(crate) fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        Api::all(self.client.clone())
+    }
+
+    pub(crate) fn namespaced<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Asks until there is an answer.
+    #[track_caller]
+    pub(crate) fn eventually<T, F: Future<Output = Option<T>>>(
+        &self,
+        what: &str,
+        mut ask: impl FnMut() -> F,
+    ) -> impl Future<Output = T> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let asking = async {
+                loop {
+                    if let Some(answer) = ask().await {
+                        return answer;
+                    }
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                }
+            };
+            let answer = tokio::time::timeout(PATIENCE, asking).await;
+            answer.unwrap_or_else(|_| panic!("no {what} in {PATIENCE:?}, at {caller}"))
+        }
+    }
+}
+
+/// An EgressPolicy of namespace `default` for the pods of `test-app`.
+pub(crate) fn policy(name: &str, more: Value) -> Value {
+    let mut spec = json!({"appliedTo": {"podSelector": {"matchLabels": {"app": "test-app"}}}});
+    if let (Value::Object(spec), Value::Object(more)) = (&mut spec, more) {
+        spec.extend(more);
+    }
+    json!({
+        "apiVersion": names::API_VERSION, "kind": "EgressPolicy",
+        "metadata": {"name": name, "namespace": "default"}, "spec": spec,
+    })
+}
+
+fn text(object: &Value, pointer: &str) -> String {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn http_post(path: &str, object: &impl Serialize) -> http::Request<Vec<u8>> {
+    let body = serde_json::to_vec(object).expect("JSON");
+    http::Request::post(path).header("content-type", "application/json").body(body).expect("a request")
+}

@@ -1,0 +1,4 @@
+//! The controller as a whole, against an API server in this process, over TLS on loopback.
+
+mod behaviour;
+mod harness;
