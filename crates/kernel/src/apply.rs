@@ -222,11 +222,8 @@ impl RouteSocket {
 
     fn set_peer(&mut self, device: &str, peer: &TunnelPeer) -> Result<()> {
         let index = self.index_of(device)?;
-        let entry = FdbEntry { index, mac: peer.mac, destination: peer.underlay };
-        for old in self.fdb(index)?.into_iter().filter(|old| old.mac == peer.mac && *old != entry) {
-            self.delete_fdb(old)?;
-        }
-        self.set_fdb(entry)?;
+        // An Ethernet address of one device has one entry, which this replaces.
+        self.set_fdb(FdbEntry { index, mac: peer.mac, destination: peer.underlay })?;
         tunnel_addresses(peer).try_for_each(|address| self.set_neighbour(index, address, peer.mac))
     }
 

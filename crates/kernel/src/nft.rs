@@ -38,6 +38,8 @@ const READ_ATTEMPTS: usize = 8;
 /// How long the kernel is given to grow a hash table: it takes some milliseconds for 50,000 elements.
 const GROWTH_PAUSE: Duration = Duration::from_millis(5);
 const OWNED: u32 = uapi::table::FLAG_OWNER | uapi::table::FLAG_PERSIST;
+/// Every socket's send buffer has room for this.
+const SMALL_BATCH: usize = 64 << 10;
 /// Room that the kernel wants in the send buffer beside the batch itself.
 const SEND_OVERHEAD: usize = 4096;
 
@@ -217,7 +219,14 @@ impl NftSocket {
     ) -> Result<(), BatchError> {
         let what = "committing to nf_tables";
         let bytes = writer.len();
-        self.socket.grow_send_buffer(bytes + SEND_OVERHEAD);
+        // What an earlier exchange left unread would be taken for an answer to this one.
+        while matches!(
+            self.socket.receive(what, MsgFlags::MSG_DONTWAIT),
+            Ok(Some(_)) | Err(Error::Lost { .. })
+        ) {}
+        if bytes > SMALL_BATCH {
+            self.socket.grow_send_buffer(bytes + SEND_OVERHEAD);
+        }
         self.socket.send(what, writer).map_err(|error| match error.errno() {
             Some(Errno::EMSGSIZE) => BatchError::TooLarge { bytes },
             _ => error.into(),

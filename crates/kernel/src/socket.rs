@@ -252,3 +252,49 @@ pub(crate) fn acknowledgement(message: &Message<'_>) -> Result<(), (Errno, Optio
 pub(crate) fn is_acknowledgement(message: &Message<'_>) -> bool {
     message.kind == ERROR
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_process_is_not_heard() {
+        let (mut ours, other) = (NetlinkSocket::open(0).unwrap(), NetlinkSocket::open(0).unwrap());
+        let mut forged = Writer::new();
+        forged.message(DONE, 0, 1, |w| w.raw(&[0; 4]));
+        let address = SocketAddr::new(ours.port().unwrap(), 0);
+        if let Err(error) = other.socket.send_to(&forged.finish().unwrap(), &address, 0) {
+            println!("SKIP: this process may not write to other processes' netlink sockets: {error}");
+            return;
+        }
+        assert!(ours.receive("listening", MsgFlags::MSG_DONTWAIT).unwrap().is_none());
+    }
+
+    #[test]
+    fn errors_are_read_capped_and_uncapped() {
+        let words = |w: &mut Writer| w.text(ACK_ATTRIBUTE_MESSAGE, "no");
+        let read = |flags: u16, body: &dyn Fn(&mut Writer)| {
+            let mut writer = Writer::new();
+            writer.message(ERROR, flags, 1, body);
+            let bytes = writer.finish().unwrap();
+            let message = wire::messages(&bytes).next().unwrap();
+            acknowledgement(&message)
+        };
+        let code = (-17i32).to_ne_bytes();
+        let capped = read(FLAG_CAPPED | FLAG_ACK_ATTRIBUTES, &|w| {
+            w.raw(&code);
+            w.raw(&[0; 16]);
+            words(w);
+        });
+        let whole = read(FLAG_ACK_ATTRIBUTES, &|w| {
+            w.raw(&code);
+            w.message(1, 0, 1, |w| w.u32(9, 9));
+            words(w);
+        });
+        assert_eq!(capped, Err((Errno::EEXIST, Some("no".to_owned()))));
+        assert_eq!(whole, capped);
+        assert_eq!(read(0, &|w| w.raw(&code)), Err((Errno::EEXIST, None)));
+        assert_eq!(read(0, &|w| w.raw(&[0; 20])), Ok(()));
+        assert_eq!(read(0, &|_| {}), Ok(()));
+    }
+}

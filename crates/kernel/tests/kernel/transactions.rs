@@ -198,6 +198,9 @@ fn a_broken_tunnel_is_repaired() {
     assert!(is_right(&mut kernel));
 
     routes.set_down("egress.vxlan").unwrap();
+    assert!(!is_right(&mut kernel));
+    kernel.apply_route(&set).unwrap();
+    assert!(is_right(&mut kernel));
     routes.add_address(first, "10.99.0.1/32".parse().unwrap()).unwrap();
     assert!(!is_right(&mut kernel));
     kernel.apply_route(&set).unwrap();
