@@ -162,3 +162,6 @@ impl Store {
         self.collect(ctx, key);
     }
 }
+
+#[cfg(test)]
+mod tests;

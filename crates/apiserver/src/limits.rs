@@ -1,5 +1,19 @@
 //! What a client may grow, and how far.
 
+use serde_json::Value;
+
+/// How deep bodies and objects may nest; recursion over them then never exhausts the stack.
+pub const NESTING_MAX: usize = 100;
+
+/// How deep a value nests: zero for plain values.
+pub(crate) fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// Upper bounds of everything that a client can make the server hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -21,16 +35,12 @@ pub struct Limits {
     pub history_bytes: usize,
     /// How long a change is kept, in seconds; older ones go at the next tick.
     pub history_seconds: i64,
-    /// How many events a watch may lag behind before its stream is cut off.
-    pub watch_buffer_events: usize,
     /// How many events one poll of a watch returns at most.
     pub watch_batch_events: usize,
     /// How many watches may be open at once.
     pub watches: usize,
     /// How many operations one JSON patch may have.
     pub json_patch_operations: usize,
-    /// How deep a JSON or YAML body may nest.
-    pub nesting: usize,
     /// How many Events are kept; the oldest go first.
     pub stored_events: usize,
     /// How many seconds an Event is kept after it was last seen.
@@ -49,11 +59,9 @@ impl Default for Limits {
             history_events: 20_000,
             history_bytes: 16 * 1024 * 1024,
             history_seconds: 600,
-            watch_buffer_events: 10_000,
             watch_batch_events: 512,
             watches: 4096,
             json_patch_operations: 10_000,
-            nesting: 100,
             stored_events: 5000,
             stored_event_seconds: 3600,
         }

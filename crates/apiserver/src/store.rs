@@ -17,7 +17,7 @@ mod watch;
 
 pub(crate) use create::new_suffix;
 pub use history::{EventType, WatchEvent};
-pub(crate) use objects::ObjectKey;
+pub(crate) use objects::{ObjectKey, encoded_length};
 pub use objects::{Store, StoreOptions};
 pub use request::{
     Body, DeleteOptions, DeleteOutcome, FieldValidation, ListRequest, ListResult, PatchType, Propagation,

@@ -1,20 +1,48 @@
 //! JSON patch, RFC 6902.
 
+use json_patch::{Patch, PatchOperation};
 use serde_json::Value;
 
+use crate::limits::{Limits, NESTING_MAX, depth};
 use crate::status_error::StatusError;
+use crate::store::encoded_length;
 
 /// The document after all operations, or the reason why one of them failed; then none counts.
-pub fn apply_json(document: &Value, patch: &Value, operations_max: usize) -> Result<Value, StatusError> {
+pub fn apply_json(document: &Value, patch: &Value, limits: &Limits) -> Result<Value, StatusError> {
     let count = patch.as_array().map_or(0, Vec::len);
-    if count > operations_max {
-        let message =
-            format!("The allowed maximum operations in a JSON patch is {operations_max}, got {count}");
+    let max = limits.json_patch_operations;
+    if count > max {
+        let message = format!("The allowed maximum operations in a JSON patch is {max}, got {count}");
         return Err(StatusError::new(413, "RequestEntityTooLarge", message));
     }
-    let patch: json_patch::Patch = serde_json::from_value(patch.clone())
+    let Patch(operations) = serde_json::from_value(patch.clone())
         .map_err(|error| StatusError::bad_request(format!("error decoding patch: {error}")))?;
     let mut document = document.clone();
-    json_patch::patch(&mut document, &patch).map_err(|_| StatusError::unprocessable_patch())?;
+    let mut copied = 0;
+    for operation in operations {
+        copied += check_growth(&document, &operation)?;
+        // Each copy may double what is there, so their sum is limited and not only their number.
+        if copied > limits.body_bytes {
+            return Err(StatusError::too_large(limits.body_bytes));
+        }
+        json_patch::patch(&mut document, &[operation]).map_err(|_| StatusError::unprocessable_patch())?;
+    }
     Ok(document)
+}
+
+/// Refuses what would nest too deeply; says how many bytes the operation copies.
+fn check_growth(document: &Value, operation: &PatchOperation) -> Result<usize, StatusError> {
+    let (value, copies) = match operation {
+        PatchOperation::Add(add) => (Some(&add.value), false),
+        PatchOperation::Replace(replace) => (Some(&replace.value), false),
+        PatchOperation::Move(step) => (document.pointer(step.from.as_str()), false),
+        PatchOperation::Copy(copy) => (document.pointer(copy.from.as_str()), true),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => (None, false),
+    };
+    let Some(value) = value else { return Ok(0) };
+    let steps = operation.path().as_str().matches('/').count();
+    if steps + depth(value) > NESTING_MAX {
+        return Err(StatusError::unprocessable_patch());
+    }
+    Ok(if copies { encoded_length(value) } else { 0 })
 }

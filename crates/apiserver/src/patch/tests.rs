@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::limits::Limits;
 use crate::resource::ResourceInfo;
 use crate::schema::tests::any_json;
 
@@ -101,22 +102,44 @@ fn merge_patches_follow_the_examples_of_their_standard() {
 fn json_patches_apply_all_or_nothing() {
     let document = json!({"a": 1, "l": [1]});
     let patch = json!([{"op": "test", "path": "/a", "value": 1}, {"op": "add", "path": "/l/-", "value": 2}]);
-    assert_eq!(apply_json(&document, &patch, 10), Ok(json!({"a": 1, "l": [1, 2]})));
-    let failed = apply_json(&document, &json!([{"op": "test", "path": "/a", "value": 2}]), 10)
-        .expect_err("test fails");
+    assert_eq!(apply_json(&document, &patch, &Limits::default()), Ok(json!({"a": 1, "l": [1, 2]})));
+    let failed =
+        apply_json(&document, &json!([{"op": "test", "path": "/a", "value": 2}]), &Limits::default())
+            .expect_err("test fails");
     assert_eq!(
         (failed.code, failed.message.as_str()),
         (422, "the server rejected our request due to an error in our request")
     );
-    assert_eq!(apply_json(&document, &json!({"op": "x"}), 10).expect_err("no list").code, 400);
-    assert_eq!(apply_json(&document, &patch, 1).expect_err("too many").code, 413);
+    assert_eq!(
+        apply_json(&document, &json!({"op": "x"}), &Limits::default()).expect_err("no list").code,
+        400
+    );
+    assert_eq!(
+        apply_json(&document, &patch, &Limits { json_patch_operations: 1, ..Limits::default() })
+            .expect_err("too many")
+            .code,
+        413
+    );
+}
+
+#[test]
+fn json_patches_can_neither_double_a_document_for_ever_nor_nest_it_for_ever() {
+    let document = json!({"a": {"text": "x".repeat(1000)}});
+    let doubling: Vec<Value> =
+        (0..100).map(|n| json!({"op": "copy", "from": "/a", "path": format!("/a/c{n}")})).collect();
+    let error = apply_json(&document, &Value::from(doubling), &Limits::default()).expect_err("too much");
+    assert!(error.code == 413 || error.code == 422);
+    let nesting: Vec<Value> =
+        (0..200).map(|n| json!({"op": "add", "path": "/a".repeat(n + 1), "value": {"a": {}}})).collect();
+    let error = apply_json(&document, &Value::from(nesting), &Limits::default()).expect_err("too deep");
+    assert_eq!(error.code, 422);
 }
 
 proptest! {
     #[test]
     fn no_patch_panics(document in any_json(), patch in any_json()) {
         let info = deployments();
-        let _ = apply_json(&document, &patch, 100);
+        let _ = apply_json(&document, &patch, &Limits::default());
         let _ = apply_merge(&document, &patch);
         let _ = apply_strategic(&info, &document, &patch);
         let _ = apply_strategic(&info, &pod_spec(document), &pod_spec(patch));

@@ -6,12 +6,10 @@ use std::fmt;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use crate::limits::{NESTING_MAX, depth};
 use crate::schema::child;
 use crate::status_error::StatusError;
 use crate::store::Body;
-
-/// Bodies that nest deeper are refused, so that no recursion over them can exhaust the stack.
-const NESTING_MAX: usize = 100;
 
 /// Decodes JSON, or YAML if the content type says so.
 pub fn decode(bytes: &[u8], content_type: &str) -> Result<Body, StatusError> {
@@ -38,14 +36,6 @@ fn yaml_to_json(bytes: &[u8]) -> Result<Value, StatusError> {
         return Err(StatusError::bad_request("the body nests too deeply"));
     }
     Ok(value)
-}
-
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
-        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
 }
 
 struct Reader<'a> {

@@ -171,6 +171,25 @@ fn yaml_bodies_are_decoded_by_their_content_type() {
     assert!(decode::decode(b"a: 1", "application/json").is_err());
 }
 
+#[test]
+fn bodies_that_nest_too_deeply_are_refused() {
+    for count in [101, 100_000] {
+        let (json, flow) =
+            ("[".repeat(count) + &"]".repeat(count), "{a: ".repeat(count) + &"}".repeat(count));
+        assert!(decode::decode(json.as_bytes(), "application/json").is_err());
+        assert!(decode::decode(json.as_bytes(), "application/yaml").is_err());
+        assert!(decode::decode(flow.as_bytes(), "application/yaml").is_err());
+    }
+    let bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned()
+        + &(b'b'..b'k')
+            .map(|c| {
+                let (this, before) = (char::from(c), char::from(c - 1));
+                format!("{this}: &{this} [{}]\n", vec![format!("*{before}"); 9].join(", "))
+            })
+            .collect::<String>();
+    assert!(decode::decode(bomb.as_bytes(), "application/yaml").is_err());
+}
+
 /// Arbitrary JSON of small size.
 pub(crate) fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![

@@ -45,7 +45,7 @@ impl Store {
             Arc::clone(&old)
         };
         let patched = match patch_type {
-            PatchType::Json => patch::apply_json(&base, &patch, self.limits.json_patch_operations)?,
+            PatchType::Json => patch::apply_json(&base, &patch, &self.limits)?,
             PatchType::Merge => patch::apply_merge(&base, &patch)?,
             PatchType::Strategic | PatchType::Apply => patch::apply_strategic(info, &base, &patch)?,
         };
