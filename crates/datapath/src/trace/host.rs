@@ -138,7 +138,8 @@ impl Host {
         let local_out = passage.input.is_none();
         let first = if local_out { Hook::Output } else { Hook::Prerouting };
         self.hook(state, passage, first)?;
-        if !local_out && self.addresses.contains(&passage.packet.destination) {
+        // A broadcast is for this host as well, and is not sent on.
+        if !local_out && matches!((passage.address_type)(passage.packet.destination), 2 | 3) {
             self.hook(state, passage, Hook::Input)?;
             self.confirm(passage)?;
             return Ok(Outcome::Delivered(passage.packet.clone()));
