@@ -11,7 +11,7 @@ use super::build::*;
 use super::family::Family;
 use super::names::*;
 use crate::class::classes;
-use crate::nft::{ChainKind, Hook, Load, Statement, Table, Target};
+use crate::nft::{ChainKind, Compare, Hook, Load, Statement, Table, Target};
 use crate::numbering::DIRECT_MARK;
 
 /// The chains after NAT.
@@ -98,6 +98,20 @@ fn enter_tunnel_chain(context: &Context<'_>, family: Family, table: &mut Table) 
     }
     if let Some(own) = context.view.tunnel.as_ref().and_then(|tunnel| family.pick(tunnel.ipv4, tunnel.ipv6)) {
         enter.rule("this node's agent", [is(family.source, own), accept()]);
+    }
+    if family.is_v6() {
+        let prefix = |first: u8| [[first].as_slice(), &[0; 15]].concat();
+        enter.rule(
+            "the kernel's own multicast has no business here",
+            [
+                Statement::Match {
+                    operand: bits(family.destination, prefix(0xff)),
+                    compare: Compare::Equal,
+                    value: prefix(0xff),
+                },
+                drop(),
+            ],
+        );
     }
     enter.rule("", [counter(DROP_TUNNEL_ENTRY), drop()]);
     enter.regular(table, family.name("enter_tunnel"));

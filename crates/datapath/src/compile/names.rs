@@ -1,4 +1,4 @@
-//! Names in the kernel. Those with a family end in 4 or 6, see [`Family::name`](super::family::Family::name).
+//! Names in the kernel. Those with a family end in 4 or 6; those with a number go on with `_` and it.
 
 /// The table.
 pub const TABLE: &str = "egressgateway";
