@@ -5,14 +5,43 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::cluster::PodKey;
+use model::cluster::{Pod, PodKey};
 use model::policy::{Namespaces, PolicyKey};
 
 use crate::snapshot::{ClusterSnapshot, Endpoint, PolicyRecord, SliceKey, SliceRecord};
 
+/// The pods of every policy.
+pub type Selection<'a> = BTreeMap<&'a PolicyKey, Vec<(&'a PodKey, &'a Pod)>>;
+
+/// The pods that policies select and that have, or will have, packets of their own.
+#[must_use]
+pub fn select(snapshot: &ClusterSnapshot) -> Selection<'_> {
+    snapshot.policies.iter().map(|(key, record)| (key, select_of(snapshot, record))).collect()
+}
+
+fn select_of<'a>(snapshot: &'a ClusterSnapshot, record: &PolicyRecord) -> Vec<(&'a PodKey, &'a Pod)> {
+    let Ok(policy) = &record.spec else { return Vec::new() };
+    let namespaces = policy.pods.namespaces();
+    let first = match namespaces {
+        Namespaces::One(own) => PodKey { namespace: own.clone(), name: String::new() },
+        Namespaces::All | Namespaces::Matching(_) => PodKey { namespace: String::new(), name: String::new() },
+    };
+    let in_reach = snapshot
+        .pods
+        .range(first..)
+        .take_while(|(key, _)| !matches!(namespaces, Namespaces::One(own) if *own != key.namespace));
+    let selected = in_reach.filter(|(key, pod)| {
+        !pod.host_network
+            && !pod.finished
+            && policy.pods.matches(&pod.labels, &pod.addresses)
+            && namespaces.contain(&key.namespace, snapshot.namespaces.get(&key.namespace))
+    });
+    selected.collect()
+}
+
 /// Every slice that is to be; others are to be deleted.
 #[must_use]
-pub fn plan(snapshot: &ClusterSnapshot) -> BTreeMap<SliceKey, SliceRecord> {
+pub fn plan(snapshot: &ClusterSnapshot, selection: &Selection<'_>) -> BTreeMap<SliceKey, SliceRecord> {
     let mut of_policy: BTreeMap<&PolicyKey, Vec<(&SliceKey, &SliceRecord)>> = BTreeMap::new();
     for (key, slice) in &snapshot.slices {
         if key.namespace == slice.policy.namespace {
@@ -22,45 +51,26 @@ pub fn plan(snapshot: &ClusterSnapshot) -> BTreeMap<SliceKey, SliceRecord> {
     let mut slices = BTreeMap::new();
     for (key, record) in &snapshot.policies {
         let existing = of_policy.get(key).map(Vec::as_slice).unwrap_or_default();
-        slices.extend(of_one(snapshot, key, record, existing));
+        let pods = selection.get(key).map(Vec::as_slice).unwrap_or_default();
+        slices.extend(of_one(snapshot, key, record, pods, existing));
     }
     slices
-}
-
-/// The pods that a policy selects and that have packets of their own.
-#[must_use]
-pub fn selected(snapshot: &ClusterSnapshot, record: &PolicyRecord) -> BTreeMap<PodKey, Endpoint> {
-    let Ok(policy) = &record.spec else {
-        return BTreeMap::new();
-    };
-    let namespaces = policy.pods.namespaces();
-    let mut selected = BTreeMap::new();
-    let first = match namespaces {
-        Namespaces::One(own) => PodKey { namespace: own.clone(), name: String::new() },
-        Namespaces::All | Namespaces::Matching(_) => PodKey { namespace: String::new(), name: String::new() },
-    };
-    for (key, pod) in snapshot.pods.range(first..) {
-        if matches!(namespaces, Namespaces::One(own) if *own != key.namespace) {
-            break;
-        }
-        let inside = namespaces.contain(&key.namespace, snapshot.namespaces.get(&key.namespace));
-        if inside && pod.is_endpoint() && policy.pods.matches(&pod.labels, &pod.addresses) {
-            let endpoint =
-                Endpoint { pod: key.clone(), addresses: pod.addresses.clone(), node: pod.node.clone() };
-            selected.insert(key.clone(), endpoint);
-        }
-    }
-    selected
 }
 
 fn of_one(
     snapshot: &ClusterSnapshot,
     key: &PolicyKey,
     record: &PolicyRecord,
+    pods: &[(&PodKey, &Pod)],
     existing: &[(&SliceKey, &SliceRecord)],
 ) -> Vec<(SliceKey, SliceRecord)> {
     let max = snapshot.settings.max_endpoints_per_slice.max(1);
-    let mut waiting = selected(snapshot, record);
+    let endpoints = pods.iter().filter(|(_, pod)| pod.is_endpoint()).map(|(key, pod)| {
+        let endpoint =
+            Endpoint { pod: (*key).clone(), addresses: pod.addresses.clone(), node: pod.node.clone() };
+        ((*key).clone(), endpoint)
+    });
+    let mut waiting: BTreeMap<PodKey, Endpoint> = endpoints.collect();
     let mut slices: Vec<(SliceKey, Vec<Endpoint>)> = Vec::new();
     for (slice_key, slice) in existing {
         let stay = slice.endpoints.iter().filter_map(|endpoint| waiting.remove(&endpoint.pod));

@@ -47,7 +47,8 @@ pub fn plan(snapshot: &ClusterSnapshot) -> Plan {
     let placement = placement::place(snapshot, &gateways, &tunnels, &allocation);
     let gateway_plans = outcome::gateway_plans(snapshot, &gateways, &tunnels, &allocation, &placement);
     let policy_plans = outcome::policy_plans(snapshot, &gateways, &allocation, &placement);
-    let leases = leases::plan(snapshot, &allocation);
+    let selection = endpoint_slices::select(snapshot);
+    let leases = leases::plan(snapshot, &allocation, &selection);
     let mut plan = Plan {
         gateways: gateway_plans,
         policies: policy_plans,
@@ -56,7 +57,7 @@ pub fn plan(snapshot: &ClusterSnapshot) -> Plan {
         unleased: leases.unleased,
         wake_at_s: leases.wake_at_s,
         cluster_networks: cluster_networks::plan(snapshot),
-        slices: endpoint_slices::plan(snapshot),
+        slices: endpoint_slices::plan(snapshot, &selection),
         notices: Vec::new(),
     };
     plan.notices = outcome::notices(snapshot, &plan);

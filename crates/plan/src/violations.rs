@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use model::policy::PolicyKey;
+use model::port_lease::BlockState;
 use model::tunnel::Phase;
 use model::{EipPair, PortBlock};
 
@@ -34,7 +35,7 @@ pub enum Violation {
     PortTwice(EipPair, PortBlock, String),
     /// A block reaches into the ports that are for overflow
     PortOutsideSourceRange(EipPair, PortBlock, String),
-    /// A node that lives loses a block of an EIP that is in use
+    /// A node that lives loses a block that is active, of an EIP that is in use
     LeaseTakenAway(EipPair, PortBlock, String),
     /// A block changes hands before it has rested
     LeaseWithoutRest(EipPair, PortBlock, String),
@@ -153,19 +154,18 @@ fn policies(plan: &Plan, found: &mut BTreeSet<Violation>) {
     }
 }
 
+/// Blocks of an EIP with their holders, by their first port.
+type Holders<'a> = BTreeMap<EipPair, BTreeMap<(u16, &'a str), PortBlock>>;
+
 fn leases(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {
-    let mut holders: BTreeMap<EipPair, Vec<(PortBlock, &str)>> = BTreeMap::new();
+    let mut holders = Holders::new();
     for (node, lease) in &plan.leases {
         for lease in lease.iter().flat_map(|lease| &lease.leases) {
             for leased in &lease.blocks {
                 if leased.block.is_overflow() {
                     found.insert(Violation::PortOutsideSourceRange(lease.eip, leased.block, node.clone()));
                 }
-                let others = holders.entry(lease.eip).or_default();
-                if others.iter().any(|(other, _)| other.overlaps(&leased.block)) {
-                    found.insert(Violation::PortTwice(lease.eip, leased.block, node.clone()));
-                }
-                others.push((leased.block, node));
+                holders.entry(lease.eip).or_default().insert((leased.block.first(), node), leased.block);
             }
         }
         let recorded = snapshot.leases.get(node).map(|record| &record.lease);
@@ -176,37 +176,70 @@ fn leases(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violatio
             found.insert(Violation::GenerationNotRaised(node.clone()));
         }
     }
+    for (eip, blocks) in &holders {
+        let mut last = None;
+        for ((first, node), block) in blocks {
+            if last.is_some_and(|last| last >= *first) {
+                found.insert(Violation::PortTwice(*eip, *block, (*node).to_owned()));
+            }
+            last = last.max(Some(block.last()));
+        }
+    }
+    losses(snapshot, plan, &holders, found);
+}
+
+/// Ports that nodes hold and would lose.
+fn losses(snapshot: &ClusterSnapshot, plan: &Plan, holders: &Holders<'_>, found: &mut BTreeSet<Violation>) {
     let in_use: BTreeSet<EipPair> =
         plan.gateways.values().flat_map(|gateway| gateway.status.eips().map(|(eip, _, _)| eip)).collect();
-    for (eip, block, node) in recorded_blocks(snapshot) {
-        let planned = holders.get(&eip).map(Vec::as_slice).unwrap_or_default();
-        if planned.contains(&(block, node)) {
+    let (now_s, settings) = (snapshot.now_s, &snapshot.settings);
+    for (eip, block, state, node) in undisputed(snapshot) {
+        let planned = holders.get(&eip).map(|blocks| blocks.range((block.first(), "")..));
+        let inside = planned.into_iter().flatten().take_while(|((first, _), _)| *first <= block.last());
+        let kept: u32 =
+            inside.filter(|((_, holder), _)| *holder == node).map(|(_, block)| block.size()).sum();
+        if kept >= block.size() {
             continue;
         }
-        if snapshot.nodes.contains_key(node) && in_use.contains(&eip) {
+        let is_there = snapshot.nodes.contains_key(node);
+        if is_there && state == BlockState::Active && in_use.contains(&eip) {
             found.insert(Violation::LeaseTakenAway(eip, block, node.to_owned()));
         }
-        let since_s = snapshot.gone_since_s.get(node).copied().unwrap_or(snapshot.now_s);
-        let rested = snapshot.now_s.saturating_sub(since_s) >= snapshot.settings.rest_s;
-        if !snapshot.nodes.contains_key(node) && !rested {
+        let (since_s, rest_s) = if is_there {
+            let key = (node.to_owned(), eip, block);
+            (snapshot.draining_since_s.get(&key), settings.rest_s.min(settings.drain_s))
+        } else {
+            (snapshot.gone_since_s.get(node), settings.rest_s)
+        };
+        if now_s.saturating_sub(since_s.copied().unwrap_or(now_s)) < rest_s {
             found.insert(Violation::LeaseWithoutRest(eip, block, node.to_owned()));
         }
     }
 }
 
-/// Blocks that are recorded for one node only; of others somebody has to lose.
-fn recorded_blocks(snapshot: &ClusterSnapshot) -> Vec<(EipPair, PortBlock, &str)> {
-    let mut blocks: Vec<(EipPair, PortBlock, &str)> = Vec::new();
+/// Recorded blocks whose ports no other recorded block has; of others somebody has to lose.
+fn undisputed(snapshot: &ClusterSnapshot) -> Vec<(EipPair, PortBlock, BlockState, &str)> {
+    let mut blocks: Vec<(EipPair, PortBlock, BlockState, &str)> = Vec::new();
     for (node, record) in &snapshot.leases {
         for lease in &record.lease.leases {
-            blocks.extend(lease.blocks.iter().map(|leased| (lease.eip, leased.block, node.as_str())));
+            let source = lease.blocks.iter().filter(|leased| !leased.block.is_overflow());
+            blocks.extend(source.map(|leased| (lease.eip, leased.block, leased.state, node.as_str())));
         }
     }
-    let disputed = |eip: EipPair, block: PortBlock| {
-        blocks.iter().filter(|(other, own, _)| *other == eip && own.overlaps(&block)).count() > 1
-    };
-    let undisputed = blocks.iter().filter(|(eip, block, _)| !block.is_overflow() && !disputed(*eip, *block));
-    undisputed.copied().collect()
+    blocks.sort_unstable();
+    let mut last: Option<(EipPair, u16)> = None;
+    let mut undisputed = Vec::new();
+    let mut next = blocks.iter().skip(1);
+    for block in &blocks {
+        let after_last = last.is_none_or(|(eip, last)| eip != block.0 || last < block.1.first());
+        let before_next = next.next().is_none_or(|next| next.0 != block.0 || next.1.first() > block.1.last());
+        if after_last && before_next {
+            undisputed.push(*block);
+        }
+        let reaches = last.filter(|(eip, _)| *eip == block.0).map_or(0, |(_, last)| last);
+        last = Some((block.0, reaches.max(block.1.last())));
+    }
+    undisputed
 }
 
 fn tunnels(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {

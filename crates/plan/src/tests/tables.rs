@@ -361,10 +361,76 @@ fn blocks_of_an_eip_that_nobody_uses_drain_until_they_are_idle() {
 }
 
 #[test]
+fn a_cluster_that_grows_splits_large_blocks_before_ports_run_out() {
+    let mut world = World::new();
+    world.node("node-000", true).gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
+    world.settle();
+    for number in 1..40 {
+        world.node(&format!("node-{number:03}"), false);
+        let plan = world.settle();
+        assert!(plan.unleased.is_empty(), "node {number} got nothing");
+        // Nobody has any connection, and all say so.
+        for (node, record) in world.snapshot.leases.clone() {
+            let mut record = record;
+            record.observed_generation = record.lease.generation;
+            record.ports_in_use.insert(eip("10.6.168.1"), 0);
+            world.snapshot.absorb(Event::Lease(node, Some(record)));
+        }
+        world.pass_s(world.snapshot.settings.rest_s);
+    }
+    let plan = world.settle();
+    let sizes = plan
+        .leases
+        .values()
+        .flatten()
+        .flat_map(|lease| &lease.leases[0].blocks)
+        .map(|leased| leased.block.size());
+    assert!(sizes.clone().max() < Some(16384), "{:?}", sizes.collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_split_off_drains_and_stays_with_its_holder() {
+    let mut world = World::new();
+    world.node("a", true).gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
+    let before = world.settle().leases["a"].clone().unwrap().leases[0].blocks[0].block;
+    for number in 0..12 {
+        world.node(&format!("later-{number:02}"), false);
+        world.settle();
+    }
+    let blocks = &world.snapshot.leases["a"].lease.leases[0].blocks;
+    assert!(blocks.len() > 1);
+    assert_eq!((blocks[0].block.first(), blocks[0].state), (before.first(), BlockState::Active));
+    assert!(blocks[1..].iter().all(|leased| leased.state == BlockState::Draining));
+    assert_eq!(blocks.iter().map(|leased| leased.block.size()).sum::<u32>(), before.size());
+}
+
+#[test]
+fn in_a_large_cluster_only_nodes_that_run_selected_pods_hold_blocks() {
+    let mut world = World::new();
+    for number in 0..800 {
+        world.node(&format!("node-{number:03}"), number == 0);
+    }
+    world.gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
+    assert!(world.settle().leases.is_empty());
+    // Bound, and without an address yet: the block is there before the pod's first packet.
+    world.pod("n", "first", "p", |pod| {
+        pod.node = "node-007".to_owned();
+        pod.addresses.clear();
+    });
+    let plan = world.settle();
+    assert_eq!(plan.leases.keys().collect::<Vec<_>>(), ["node-007"]);
+    let key = PodKey { namespace: "n".to_owned(), name: "first".to_owned() };
+    world.remove(Event::Pod(key, None));
+    let plan = world.settle();
+    assert_eq!(plan.leases["node-007"].as_ref().unwrap().leases[0].blocks[0].state, BlockState::Draining);
+}
+
+#[test]
 fn more_nodes_than_blocks_leave_some_without() {
     let mut world = World::new();
     for number in 0..800 {
         world.node(&format!("node-{number:03}"), number == 0);
+        world.pod("n", &format!("pod-{number}"), "p", |pod| pod.node = format!("node-{number:03}"));
     }
     world.gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
     let plan = world.settle();
