@@ -28,7 +28,7 @@ pub struct User {
     pub name: String,
     /// Uid, of service accounts.
     pub uid: String,
-    /// Groups, without `system:authenticated` until [`Authenticator`] adds it.
+    /// Groups, without `system:authenticated` until `Authenticator` adds it.
     pub groups: Vec<String>,
     /// Further facts, such as the pod that a token is bound to.
     pub extra: BTreeMap<String, Vec<String>>,

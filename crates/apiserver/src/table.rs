@@ -1,7 +1,7 @@
 //! Tables: the columns and cells that `kubectl get` prints.
 //!
 //! A client that accepts `as=Table` gets rows made here instead of objects. Built-in kinds have their own columns
-//! ([`pod`], [`workload`], …); custom kinds have those of their `additionalPrinterColumns`, and a kind without either
+//! (`pod`, `workload`, …); custom kinds have those of their `additionalPrinterColumns`, and a kind without either
 //! has Name and Age. Nothing here knows the store or HTTP.
 
 pub mod age;
