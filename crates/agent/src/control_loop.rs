@@ -25,8 +25,8 @@ use crate::status::{TunnelStatus, TunnelWish, Wish, phase};
 const BATCH: usize = 4096;
 /// Objects come in groups: a pass waits this long for the rest. What the probe thread says does not wait.
 const DEBOUNCE: Duration = Duration::from_millis(3);
-/// The kernel is read anew at least this often, should a notification have been missed.
-const RESYNC: Duration = Duration::from_secs(30);
+/// The kernel is read anew at least this often: it says nothing when a proxy entry goes.
+const RESYNC: Duration = Duration::from_secs(10);
 /// How often the uplink's wire is looked at.
 const UPLINK_INTERVAL: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
