@@ -33,9 +33,9 @@ use crate::table::{IncludeObject, Printer, partial_object_metadata};
 /// Pause after a delivery, in which further events gather.
 const GATHER_MS: u64 = 3;
 /// A chunk is sent once it has this size.
-const CHUNK_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 32 * 1024;
 /// Chunks that wait for the socket.
-const CHUNKS_MAX: usize = 8;
+const CHUNKS_MAX: usize = 4;
 /// How long a consumer may take nothing.
 const STALL_SECONDS_MAX: u64 = 30;
 /// How often a watch that asked for bookmarks gets one.
@@ -214,3 +214,6 @@ fn next_bookmark(deadline: Instant) -> Instant {
         _ => regular,
     }
 }
+
+#[cfg(test)]
+mod tests;

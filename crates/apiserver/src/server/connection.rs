@@ -26,6 +26,9 @@ const HEAD_SECONDS_MAX: u64 = 30;
 const PING_SECONDS: u64 = 30;
 /// Requests at once on one HTTP/2 connection; a client holds one per watch.
 const STREAMS_MAX: u32 = 1000;
+/// Bytes of an answer that wait for one client's socket; a client that does not read holds no more than this, what its
+/// watches have in their channels, and the kernel's buffers.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Pause after an accept that failed, as it does when file descriptors run out.
 const ACCEPT_RETRY_MS: u64 = 50;
 
@@ -122,9 +125,11 @@ async fn serve(state: Arc<State>, stream: TcpStream, cut: CancellationToken) {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(HEAD_SECONDS_MAX))
+        .max_buf_size(SEND_BUFFER_BYTES)
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
         .keep_alive_interval(Duration::from_secs(PING_SECONDS))
         .keep_alive_timeout(Duration::from_secs(PING_SECONDS));
     let served = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);

@@ -12,6 +12,7 @@ const GATHER_MS: u64 = 5;
 
 pub(super) async fn run(state: Arc<State>) {
     let mut commits = state.commits();
+    let mut pause_ms = GATHER_MS;
     loop {
         tokio::select! {
             () = state.shutdown.cancelled() => return,
@@ -21,12 +22,14 @@ pub(super) async fn run(state: Arc<State>) {
                 }
                 tokio::time::sleep(Duration::from_millis(GATHER_MS)).await;
             }
-            () = tokio::time::sleep(Duration::from_millis(IDLE_MS)) => {}
+            () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
         }
         // Whatever is written before this line is seen by the tick below; its own writes wake the next round.
         commits.mark_unchanged();
         if !state.outage.is_on() {
-            state.write(|store, context| store.tick(context));
+            // A tick does a bounded amount of work, so that requests get their turn in between.
+            let more = state.write(|store, context| store.tick(context));
+            pause_ms = if more { GATHER_MS } else { IDLE_MS };
         }
     }
 }
