@@ -98,17 +98,15 @@ impl IpPool {
         for (index, entry) in entries.iter().enumerate() {
             ranges.push(parse_entry(family, entry.as_ref()).map_err(|error| (index, error))?);
         }
-        ranges.sort_unstable();
-        let mut merged: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
-        for (first, last) in ranges {
-            match merged.last_mut() {
-                Some((_, end)) if end.checked_add(1).is_none_or(|next| first <= next) => {
-                    *end = (*end).max(last)
-                }
-                _ => merged.push((first, last)),
-            }
-        }
-        Ok(Self { family, ranges: merged })
+        Ok(Self { family, ranges: merged(ranges) })
+    }
+
+    /// The addresses that any of these sets holds; those of the other family are left out.
+    #[must_use]
+    pub fn union<'a>(family: Family, pools: impl IntoIterator<Item = &'a Self>) -> Self {
+        let of_family = pools.into_iter().filter(|pool| pool.family == family);
+        let ranges = of_family.flat_map(|pool| pool.ranges.iter().copied()).collect();
+        Self { family, ranges: merged(ranges) }
     }
 
     /// The family of all addresses.
@@ -197,6 +195,19 @@ impl IpPool {
         }
         None
     }
+}
+
+/// Sorted, and without ranges that overlap or touch.
+fn merged(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some((_, end)) if end.checked_add(1).is_none_or(|next| first <= next) => *end = (*end).max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
 }
 
 fn parse_entry(family: Family, entry: &str) -> Result<(u128, u128), PoolError> {
@@ -311,8 +322,11 @@ mod tests {
             };
             let (a, b) = (pool(&a), pool(&b));
             let difference = a.without(&b);
+            let union = IpPool::union(Family::V4, [&a, &b]);
+            prop_assert_eq!(a.common(&b).is_none(), union.count() == a.count() + b.count());
             for n in 0..=255 {
                 let address = Ipv4Addr::new(10, 0, 0, n).into();
+                prop_assert_eq!(union.contains(address), a.contains(address) || b.contains(address));
                 prop_assert_eq!(difference.contains(address), a.contains(address) && !b.contains(address));
             }
         }

@@ -80,6 +80,16 @@ impl LabelSelector {
         self.requirements.is_empty()
     }
 
+    /// A key of which every match has one of these values: the way into an index. Of several the one with the fewest values.
+    #[must_use]
+    pub fn key_and_values(&self) -> Option<(&str, &BTreeSet<String>)> {
+        let keys = self.requirements.iter().filter_map(|requirement| match requirement {
+            Requirement::In(key, values) => Some((key.as_str(), values)),
+            _ => None,
+        });
+        keys.min_by_key(|(_, values)| values.len())
+    }
+
     /// Whether the labels fulfil every requirement.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
@@ -124,6 +134,15 @@ mod tests {
         assert!(LabelSelector::default().matches(&none));
         assert!(LabelSelector::equal_to([("app", "web")]).matches(&app));
         assert!(!LabelSelector::equal_to([("app", "web"), ("tier", "x")]).matches(&app));
+    }
+
+    #[test]
+    fn an_index_is_entered_by_the_key_with_the_fewest_values() {
+        let mut selector = LabelSelector::equal_to([("app", "web")]);
+        selector.and("tier", "In", &["a".into(), "b".into()]).unwrap();
+        selector.and("zone", "Exists", &[]).unwrap();
+        assert_eq!(selector.key_and_values().map(|(key, _)| key), Some("app"));
+        assert_eq!(LabelSelector::default().key_and_values(), None);
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub fn allocate<'a>(
     let mut allocator = Allocator {
         snapshot,
         gateways,
-        owners: owners(snapshot, tunnels),
+        owners: owners(snapshot, gateways, tunnels),
         pair_of: HashMap::new(),
         unshared: BTreeSet::new(),
         allocation: Allocation::default(),
@@ -79,6 +79,9 @@ struct Request<'a> {
 
 impl<'a> Allocator<'a, '_> {
     fn find_overlaps(&mut self) {
+        if self.gateways.disjoint {
+            return;
+        }
         for (at, younger) in self.gateways.by_age.iter().enumerate() {
             let Some(Ok(gateway)) = self.gateways.by_name.get(younger).map(|examined| &examined.record.spec)
             else {
@@ -292,10 +295,10 @@ impl std::fmt::Display for Owner<'_> {
 /// Addresses that something of the cluster has, as far as a pool could hold them.
 fn owners<'a>(
     snapshot: &'a ClusterSnapshot,
+    gateways: &Gateways<'_>,
     tunnels: &BTreeMap<String, TunnelPlan>,
 ) -> HashMap<IpAddr, Owner<'a>> {
-    let pools: Vec<_> = snapshot.gateways.values().filter_map(|record| record.spec.as_ref().ok()).collect();
-    let in_a_pool = |address: &IpAddr| pools.iter().any(|gateway| gateway.contains(*address));
+    let in_a_pool = |address: &IpAddr| gateways.any_pool_has(*address);
     let mut owners = HashMap::new();
     for (key, pod) in snapshot.pods.iter().filter(|(_, pod)| pod.is_endpoint()) {
         for address in pod.addresses.iter().filter(|address| in_a_pool(address)) {

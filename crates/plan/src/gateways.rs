@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use model::gateway::Gateway;
 use model::policy::PolicyKey;
 use model::pool::Family;
+use model::selector::LabelSelector;
 use model::{EipPair, IpPool, Reason};
 
 use crate::snapshot::{ClusterSnapshot, GatewayRecord};
@@ -19,6 +20,12 @@ pub struct Gateways<'a> {
     pub by_age: Vec<&'a str>,
     /// The gateway of each policy, or why it has none
     pub of_policy: BTreeMap<&'a PolicyKey, Result<&'a str, Reason>>,
+    /// All addresses of all pools
+    pub all_v4: Option<IpPool>,
+    /// All addresses of all pools
+    pub all_v6: Option<IpPool>,
+    /// Whether no two pools share an address
+    pub disjoint: bool,
     /// The gateway that each EIP in force is of, as statuses say: the older one where two say so
     pub holder: BTreeMap<IpAddr, &'a str>,
 }
@@ -40,6 +47,15 @@ pub struct Examined<'a> {
     pub used: bool,
 }
 
+impl Gateways<'_> {
+    /// Whether any pool has this address.
+    #[must_use]
+    pub fn any_pool_has(&self, address: IpAddr) -> bool {
+        let all = if address.is_ipv4() { &self.all_v4 } else { &self.all_v6 };
+        all.as_ref().is_some_and(|all| all.contains(address))
+    }
+}
+
 impl Examined<'_> {
     /// Addresses of that family that no older gateway's pool has.
     #[must_use]
@@ -55,13 +71,11 @@ impl Examined<'_> {
 #[must_use]
 pub fn examine(snapshot: &ClusterSnapshot) -> Gateways<'_> {
     let mut gateways = Gateways::default();
+    let mut nodes = NodeIndex::of(snapshot);
     for (name, record) in &snapshot.gateways {
         let usable = usable(snapshot, record);
-        let nodes = match &record.spec {
-            Ok(gateway) => {
-                let matching = snapshot.nodes.iter().filter(|(_, node)| gateway.nodes.matches(&node.labels));
-                matching.map(|(name, _)| name.as_str()).collect()
-            }
+        let matching = match &record.spec {
+            Ok(gateway) => nodes.matching(&gateway.nodes),
             Err(_) => BTreeSet::new(),
         };
         let pool = |family: Family| {
@@ -69,7 +83,7 @@ pub fn examine(snapshot: &ClusterSnapshot) -> Gateways<'_> {
             gateway.map_or_else(|| IpPool::empty(family), |gateway| gateway.pool(family).clone())
         };
         let (own_v4, own_v6) = (pool(Family::V4), pool(Family::V6));
-        let examined = Examined { record, usable, nodes, own_v4, own_v6, used: false };
+        let examined = Examined { record, usable, nodes: matching, own_v4, own_v6, used: false };
         gateways.by_name.insert(name.as_str(), examined);
     }
     gateways.by_age = gateways.by_name.keys().copied().collect();
@@ -89,7 +103,16 @@ pub fn examine(snapshot: &ClusterSnapshot) -> Gateways<'_> {
         let examined = gateways.by_name.get(name);
         examined.is_some_and(|examined| examined.used || !examined.record.deleting)
     });
-    for (at, younger) in gateways.by_age.iter().enumerate() {
+    let pools = |family| pools(snapshot, &gateways.by_age, family);
+    let all = [Family::V4, Family::V6].map(|family| IpPool::union(family, pools(family)));
+    let sum = |family| pools(family).fold(0_u128, |sum, pool| sum.saturating_add(pool.count()));
+    gateways.disjoint = all.iter().all(|all| all.count() == sum(all.family()));
+    let [v4, v6] = all;
+    (gateways.all_v4, gateways.all_v6) = (Some(v4), Some(v6));
+
+    // Most clusters have none that overlap, and looking at each pair is dear.
+    let younger_and_older = if gateways.disjoint { &[] } else { gateways.by_age.as_slice() };
+    for (at, younger) in younger_and_older.iter().enumerate() {
         for older in gateways.by_age.iter().take(at) {
             let Some(Ok(older)) = snapshot.gateways.get(*older).map(|record| &record.spec) else {
                 continue;
@@ -116,6 +139,45 @@ pub fn examine(snapshot: &ClusterSnapshot) -> Gateways<'_> {
         }
     }
     gateways
+}
+
+/// Nodes by the labels that selectors ask for: no gateway has to look at every node.
+struct NodeIndex<'a> {
+    snapshot: &'a ClusterSnapshot,
+    by_key: BTreeMap<String, BTreeMap<&'a str, Vec<&'a str>>>,
+}
+
+impl<'a> NodeIndex<'a> {
+    fn of(snapshot: &'a ClusterSnapshot) -> Self {
+        Self { snapshot, by_key: BTreeMap::new() }
+    }
+
+    fn matching(&mut self, selector: &LabelSelector) -> BTreeSet<&'a str> {
+        let nodes = &self.snapshot.nodes;
+        let matches = |name: &&str| nodes.get(*name).is_some_and(|node| selector.matches(&node.labels));
+        let Some((key, values)) = selector.key_and_values() else {
+            return nodes.keys().map(String::as_str).filter(matches).collect();
+        };
+        let of_key = self.by_key.entry(key.to_owned()).or_insert_with(|| {
+            let mut of_key: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+            for (name, node) in nodes {
+                let value = node.labels.get(key).map(String::as_str);
+                value.into_iter().for_each(|value| of_key.entry(value).or_default().push(name));
+            }
+            of_key
+        });
+        let candidates = values.iter().filter_map(|value| of_key.get(value.as_str())).flatten();
+        candidates.copied().filter(matches).collect()
+    }
+}
+
+fn pools<'a>(
+    snapshot: &'a ClusterSnapshot,
+    names: &[&'a str],
+    family: Family,
+) -> impl Iterator<Item = &'a IpPool> {
+    let specs = names.iter().filter_map(|name| snapshot.gateways.get(*name)?.spec.as_ref().ok());
+    specs.map(move |gateway| gateway.pool(family))
 }
 
 fn usable<'a>(snapshot: &ClusterSnapshot, record: &'a GatewayRecord) -> Result<&'a Gateway, Reason> {

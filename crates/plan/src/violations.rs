@@ -76,6 +76,9 @@ pub fn violations(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Violation> {
 
 fn eips(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {
     let mut seen = BTreeSet::new();
+    let nodes = snapshot.nodes.iter();
+    let of_nodes: BTreeMap<IpAddr, &str> =
+        nodes.flat_map(|(name, node)| node.addresses.iter().map(move |it| (*it, name.as_str()))).collect();
     for (name, gateway) in &plan.gateways {
         let spec = snapshot.gateways.get(name).and_then(|record| record.spec.as_ref().ok());
         for (eip, node, _) in gateway.status.eips() {
@@ -86,8 +89,8 @@ fn eips(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>
                 if !spec.is_some_and(|spec| spec.contains(address)) {
                     found.insert(Violation::EipOutsidePool(eip, name.clone()));
                 }
-                for (node, _) in snapshot.nodes.iter().filter(|(_, node)| node.addresses.contains(&address)) {
-                    found.insert(Violation::EipIsNodeAddress(eip, node.clone()));
+                if let Some(node) = of_nodes.get(&address) {
+                    found.insert(Violation::EipIsNodeAddress(eip, (*node).to_owned()));
                 }
             }
             let Some(node) = node else { continue };
