@@ -107,7 +107,7 @@ fn used_eips(objects: &Objects, node: &str) -> BTreeSet<EipPair> {
 pub fn topology(objects: &Objects, local: &Local) -> Topology {
     let used: BTreeSet<EipPair> = used_eips(objects, &local.node).union(&local.held).copied().collect();
     let mut eips = groups(objects);
-    eips.retain(|eip, group| used.contains(eip) || group.nodes.contains(&local.node));
+    eips.retain(|eip, group| used.contains(eip) || is_gateway_of(local, eip, group));
     let others = objects.tunnels.iter().filter(|(node, _)| **node != local.node);
     let nodes =
         others.filter(|(_, tunnel)| tunnel.ipv4.is_some() || tunnel.ipv6.is_some()).map(|(node, tunnel)| {
@@ -115,6 +115,11 @@ pub fn topology(objects: &Objects, local: &Local) -> Topology {
             (node.clone(), Node { key })
         });
     Topology { nodes: nodes.collect(), eips, used }
+}
+
+/// Whether this node has to have the EIP's maps: it is of its group, or was and carries on until another one does.
+fn is_gateway_of(local: &Local, eip: &EipPair, group: &EipGroup) -> bool {
+    group.nodes.contains(&local.node) || local.claims.contains(eip)
 }
 
 /// A probe key as a tunnel's status spells it.
@@ -136,7 +141,7 @@ pub fn node_view(objects: &Objects, local: &Local) -> NodeView {
     });
     let used = used_eips(objects, &local.node);
     let source_eips = used.union(&local.held).map(|eip| (*eip, source_eip(objects, local, &groups, eip)));
-    let own_groups = groups.iter().filter(|(_, group)| group.nodes.contains(&local.node));
+    let own_groups = groups.iter().filter(|(eip, group)| is_gateway_of(local, eip, group));
     let mut gateway_eips: BTreeMap<EipPair, GatewayEip> = own_groups
         .map(|(eip, _)| {
             let answers = local.claims.contains(eip);

@@ -133,6 +133,7 @@ impl Probe {
             echo,
             report: Box::new(report),
             last: Report::default(),
+            told: None,
             counters: counters.clone(),
         };
         let thread = std::thread::Builder::new().name("probe".to_owned());
@@ -201,6 +202,8 @@ struct Worker {
     echo: Echo,
     report: Box<dyn FnMut(Report) + Send>,
     last: Report,
+    /// Revision of the engine, and its doubt, that the last report was made of.
+    told: Option<(u64, bool)>,
     counters: Arc<ProbeCounters>,
 }
 
@@ -351,6 +354,15 @@ impl Worker {
             }
         }
         self.counters.stalls.store(self.engine.stalls(), Ordering::Relaxed);
+        // Before that, claims of an earlier run are known, but not yet who carries what.
+        if !self.engine.is_configured() {
+            return;
+        }
+        let state = (self.engine.revision(), self.engine.in_doubt());
+        if self.told == Some(state) {
+            return;
+        }
+        self.told = Some(state);
         let dead = self.engine.verdicts().filter(|(_, verdict)| *verdict == Verdict::Dead);
         let report = Report {
             carriers: self.engine.carriers(),

@@ -124,11 +124,7 @@ impl Peer {
         if kernel_answers && now_ms.saturating_sub(since) < AGENT_GRACE_MS {
             return Verdict::AgentAway;
         }
-        let grace = if self.has_key {
-            START_GRACE_MS
-        } else {
-            KEYLESS_GRACE_MS
-        };
+        let grace = if self.has_key { START_GRACE_MS } else { KEYLESS_GRACE_MS };
         if self.heard_ms.is_none() && now_ms.saturating_sub(self.known_since_ms) < grace {
             return Verdict::Unknown;
         }
@@ -155,12 +151,7 @@ impl Detector {
     /// Without peers.
     #[must_use]
     pub fn new(now_ms: u64) -> Self {
-        Self {
-            peers: BTreeMap::new(),
-            last_tick_ms: now_ms,
-            stalls: 0,
-            doubt: None,
-        }
+        Self { peers: BTreeMap::new(), last_tick_ms: now_ms, stalls: 0, doubt: None }
     }
 
     /// Watches exactly these peers, each with its pace and whether its key is known. What is known of those that stay, stays.
@@ -181,10 +172,7 @@ impl Detector {
             }
             if *pace == Pace::Fast && peer.pace == Pace::Slow {
                 // It was asked once a second until now: let it answer at the new pace first.
-                peer.heard_ms = peer
-                    .heard_ms
-                    .map(|_| now_ms)
-                    .filter(|_| peer.verdict == Verdict::Alive);
+                peer.heard_ms = peer.heard_ms.map(|_| now_ms).filter(|_| peer.verdict == Verdict::Alive);
             }
             peer.pace = *pace;
             peer.has_key = *has_key;
@@ -217,12 +205,7 @@ impl Detector {
             if verdict == peer.verdict {
                 continue;
             }
-            changes.push(Change {
-                node: node.clone(),
-                from: peer.verdict,
-                to: verdict,
-                at_ms: now_ms,
-            });
+            changes.push(Change { node: node.clone(), from: peer.verdict, to: verdict, at_ms: now_ms });
             lost += usize::from(peer.pace == Pace::Fast && peer.verdict.forwards() && !verdict.forwards());
             peer.verdict = verdict;
             peer.verdict_since_ms = now_ms;
@@ -252,21 +235,13 @@ impl Detector {
 
     /// After a time alone, the first voice says that the silence was ours: what we thought dead is waited for anew.
     fn rejoin(&mut self, now_ms: u64) -> Vec<Change> {
-        let dead = self
-            .peers
-            .iter_mut()
-            .filter(|(_, peer)| peer.verdict == Verdict::Dead);
+        let dead = self.peers.iter_mut().filter(|(_, peer)| peer.verdict == Verdict::Dead);
         dead.map(|(node, peer)| {
             peer.known_since_ms = now_ms;
             peer.heard_ms = None;
             peer.verdict = Verdict::Unknown;
             peer.verdict_since_ms = now_ms;
-            Change {
-                node: node.clone(),
-                from: Verdict::Dead,
-                to: Verdict::Unknown,
-                at_ms: now_ms,
-            }
+            Change { node: node.clone(), from: Verdict::Dead, to: Verdict::Unknown, at_ms: now_ms }
         })
         .collect()
     }
@@ -289,10 +264,7 @@ impl Detector {
             }
         }
         let reachable = self.fast().filter(|peer| peer.verdict.forwards()).count();
-        if self
-            .doubt
-            .is_some_and(|doubt| reachable * 2 >= doubt.peers_before)
-        {
+        if self.doubt.is_some_and(|doubt| reachable * 2 >= doubt.peers_before) {
             self.doubt = None;
         }
     }
@@ -309,9 +281,7 @@ impl Detector {
         // Peers that one cause has taken away are not all noticed in one tick: only who was heard just now is a witness.
         let heard_now =
             |at: Option<u64>| at.is_some_and(|at| self.last_tick_ms.saturating_sub(at) <= WITNESS_MS);
-        let reachable = self
-            .fast()
-            .any(|peer| heard_now(peer.heard_ms) || heard_now(peer.kernel_ms));
+        let reachable = self.fast().any(|peer| heard_now(peer.heard_ms) || heard_now(peer.kernel_ms));
         match uplink {
             Uplink::Unknown | Uplink::Down => false,
             Uplink::Proven => true,
@@ -344,11 +314,7 @@ impl Detector {
         let waits = peer.heard_ms.is_none_or(|heard| heard < last_probe_ms);
         // A dead gateway need not be asked ten times a second for ever by everyone who once used it.
         let fast = waits && peer.verdict != Verdict::Dead;
-        let interval = if fast {
-            FAST_INTERVAL_MS
-        } else {
-            peer.pace.interval_ms()
-        };
+        let interval = if fast { FAST_INTERVAL_MS } else { peer.pace.interval_ms() };
         Some(last_probe_ms + interval)
     }
 
@@ -367,9 +333,7 @@ impl Detector {
 
     /// The watched peers and the verdicts on them.
     pub fn verdicts(&self) -> impl Iterator<Item = (&str, Verdict)> {
-        self.peers
-            .iter()
-            .map(|(node, peer)| (node.as_str(), peer.verdict))
+        self.peers.iter().map(|(node, peer)| (node.as_str(), peer.verdict))
     }
 
     /// How often this process was late.

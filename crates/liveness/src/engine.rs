@@ -99,6 +99,10 @@ pub struct Engine {
     claims_offset: usize,
     events: Vec<Event>,
     configured: bool,
+    /// Grows whenever something has changed that claims and carriers follow from.
+    revision: u64,
+    /// Revision and permission of the last decision: with the same ones it would be the same.
+    decided: Option<(u64, bool)>,
 }
 
 impl Engine {
@@ -121,6 +125,8 @@ impl Engine {
             claims_offset: 0,
             events: Vec::new(),
             configured: false,
+            revision: 0,
+            decided: None,
         }
     }
 
@@ -147,11 +153,7 @@ impl Engine {
 
     /// Takes over what the objects say. To be called only with complete lists.
     pub fn configure(&mut self, now_ms: u64, topology: Topology) {
-        let Topology {
-            mut nodes,
-            eips,
-            used,
-        } = topology;
+        let Topology { mut nodes, eips, used } = topology;
         nodes.remove(&self.own);
         for (node, info) in &nodes {
             let peer = self.peers.entry(node.clone()).or_default();
@@ -170,6 +172,7 @@ impl Engine {
         self.used = used;
         self.ownership.configure(eips);
         self.configured = true;
+        self.revision += 1;
         self.watch(now_ms);
     }
 
@@ -178,18 +181,16 @@ impl Engine {
         let mut fast: BTreeSet<&str> = BTreeSet::new();
         let mut slow: BTreeSet<&str> = BTreeSet::new();
         for (eip, group) in self.ownership.groups() {
-            if group.nodes.contains(&self.own) {
+            // Who has left a group carries on until another one does.
+            if group.nodes.contains(&self.own) || self.ownership.claims().contains_key(eip) {
                 fast.extend(group.nodes.iter().map(String::as_str));
             }
             if self.used.contains(eip) {
                 let nodes = group.nodes.iter().map(String::as_str).collect();
                 let order = gateway_order(eip, &nodes, group.preferred.as_deref());
                 slow.extend(order.into_iter().take(WATCHED_GATEWAYS));
-                let claims = |node: &&str| {
-                    self.peers
-                        .get(*node)
-                        .is_some_and(|peer| peer.claims.get(eip).is_some())
-                };
+                let claims =
+                    |node: &&str| self.peers.get(*node).is_some_and(|peer| peer.claims.get(eip).is_some());
                 slow.extend(nodes.into_iter().filter(claims));
             }
         }
@@ -214,9 +215,7 @@ impl Engine {
         let has_key = |node: &str| self.nodes.get(node).is_some_and(|info| info.key.is_some());
         let slow = slow.into_iter().map(|node| (node, Pace::Slow));
         let all = slow.chain(fast.into_iter().map(|node| (node, Pace::Fast)));
-        let wanted = all
-            .map(|(node, pace)| (node.to_owned(), (pace, has_key(node))))
-            .collect();
+        let wanted = all.map(|(node, pace)| (node.to_owned(), (pace, has_key(node)))).collect();
         self.detector.watch(now_ms, &wanted);
     }
 
@@ -243,15 +242,12 @@ impl Engine {
         let node = message.node.clone();
         let (kind, stamp) = (message.kind, message.stamp);
         if fresh {
-            self.absorb(message);
+            self.absorb(now_ms, message);
         }
         let mut out = Vec::new();
         if matches!(kind, Kind::Probe | Kind::Notice) {
             let reply = self.message(Kind::Reply, stamp, None);
-            out.push(Outgoing {
-                to: vec![node.clone()],
-                message: reply,
-            });
+            out.push(Outgoing { to: vec![node.clone()], message: reply });
         }
         if kind == Kind::Notice && !fresh {
             out.push(self.probe(now_ms, vec![node]));
@@ -259,16 +255,14 @@ impl Engine {
         out
     }
 
-    fn absorb(&mut self, message: Message) {
+    fn absorb(&mut self, now_ms: u64, message: Message) {
         let Some(peer) = self.peers.get_mut(&message.node) else {
             return;
         };
-        if peer
-            .newest
-            .is_some_and(|newest| newest.epoch != message.stamp.epoch)
-        {
+        if peer.newest.is_some_and(|newest| newest.epoch != message.stamp.epoch) {
             peer.claims.restarted();
         }
+        let state_changed = (peer.uplink, peer.ready) != (message.uplink, message.ready);
         peer.newest = Some(message.stamp);
         peer.uplink = message.uplink;
         peer.ready = message.ready;
@@ -276,10 +270,16 @@ impl Engine {
         for (eip, claim) in &message.claims {
             self.ownership.saw(*eip, claim.epoch);
         }
-        if message.kind == Kind::Notice {
-            peer.claims.add(message.claims);
-        } else {
-            peer.claims.absorb(&message);
+        let claims_changed = match message.kind {
+            Kind::Notice => peer.claims.add(message.claims),
+            Kind::Probe | Kind::Reply => peer.claims.absorb(&message),
+        };
+        if state_changed || claims_changed {
+            self.revision += 1;
+        }
+        if claims_changed {
+            // Whoever claims what this node uses is watched from now on.
+            self.watch(now_ms);
         }
     }
 
@@ -300,6 +300,7 @@ impl Engine {
             return Vec::new();
         }
         let changes = self.detector.tick(now_ms);
+        self.revision += u64::from(!changes.is_empty());
         self.events.extend(changes.into_iter().map(Event::Verdict));
         let mut out = self.decide(now_ms);
         let due: Vec<String> = self
@@ -309,9 +310,7 @@ impl Engine {
             .filter(|node| {
                 let last = self.peers.get(*node).and_then(|peer| peer.probes.back());
                 last.is_none_or(|(_, sent_ms)| {
-                    self.detector
-                        .next_probe_ms(node, *sent_ms)
-                        .is_some_and(|next| next <= now_ms)
+                    self.detector.next_probe_ms(node, *sent_ms).is_some_and(|next| next <= now_ms)
                 })
             })
             .map(str::to_owned)
@@ -324,18 +323,19 @@ impl Engine {
 
     fn decide(&mut self, now_ms: u64) -> Vec<Outgoing> {
         let may_take = self.ready && self.detector.may_take(self.uplink);
-        let gateways = self.gateways();
-        let decisions = self.ownership.decide(&gateways, may_take);
+        let decisions = if self.decided == Some((self.revision, may_take)) {
+            Vec::new()
+        } else {
+            self.decided = Some((self.revision, may_take));
+            self.ownership.decide(&self.gateways(), may_take)
+        };
+        self.revision += u64::from(!decisions.is_empty());
         let taken: BTreeSet<EipPair> = decisions
             .iter()
             .filter(|(_, decision)| matches!(decision, Decision::Take(_)))
             .map(|(eip, _)| *eip)
             .collect();
-        self.events.extend(
-            decisions
-                .into_iter()
-                .map(|(eip, decision)| Event::Claim(eip, decision)),
-        );
+        self.events.extend(decisions.into_iter().map(|(eip, decision)| Event::Claim(eip, decision)));
         let nodes: BTreeSet<String> = self.nodes.keys().cloned().collect();
         self.notices.announce(now_ms, taken, &nodes);
         let due = self.notices.due(now_ms);
@@ -392,11 +392,7 @@ impl Engine {
         let (offset, total, claims) = match only {
             Some(claims) => (0, claims.len(), claims),
             None => {
-                let offset = if self.claims_offset < held.len() {
-                    self.claims_offset
-                } else {
-                    0
-                };
+                let offset = if self.claims_offset < held.len() { self.claims_offset } else { 0 };
                 let part = held.iter().skip(offset).take(MAX_CLAIMS);
                 let claims: Vec<_> = part.map(|(eip, claim)| (*eip, *claim)).collect();
                 self.claims_offset = offset + claims.len();
@@ -418,6 +414,18 @@ impl Engine {
         }
     }
 
+    /// Whether it was told what the objects say; before that nothing that it says means anything.
+    #[must_use]
+    pub fn is_configured(&self) -> bool {
+        self.configured
+    }
+
+    /// Grows whenever [`Self::claims`], [`Self::carriers`] or [`Self::verdicts`] may have changed.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// What this node claims.
     #[must_use]
     pub fn claims(&self) -> &BTreeMap<EipPair, Claim> {
@@ -429,8 +437,7 @@ impl Engine {
     pub fn carriers(&self) -> BTreeMap<EipPair, Option<String>> {
         let gateways = self.gateways();
         let eips = self.ownership.groups().map(|(eip, _)| *eip);
-        eips.map(|eip| (eip, self.ownership.carrier(&eip, &gateways)))
-            .collect()
+        eips.map(|eip| (eip, self.ownership.carrier(&eip, &gateways))).collect()
     }
 
     /// The verdicts on all watched nodes.

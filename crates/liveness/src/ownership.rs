@@ -6,7 +6,8 @@
 //!            the controller has moved it here since the present claim was made            (planned move)
 //!
 //!   mine     ---------------------------------------------------------------------------> not mine
-//!            a gateway that forwards holds a claim that outranks mine, or the EIP is no longer of this node's group
+//!            a gateway that forwards holds a claim that outranks mine; or this node has left the EIP's group, and another
+//!            gateway has taken the EIP or there is none
 //! ```
 //!
 //! Of two claims the one with the higher epoch outranks the other: it was made later, by someone who knew of the other. That
@@ -214,10 +215,17 @@ impl Ownership {
         may_take: bool,
     ) -> Option<Decision> {
         let mine = self.claims.get(eip);
-        let Some(group) = self.eips.get(eip).filter(|group| group.nodes.contains(&self.own)) else {
+        let Some(group) = self.eips.get(eip) else {
             return mine.map(|_| Decision::Leave);
         };
         let rival = Self::best_claim(eip, group, gateways, |gateway| gateway.verdict.forwards());
+        if !group.nodes.contains(&self.own) {
+            let nobody = !group
+                .nodes
+                .iter()
+                .any(|node| gateways.get(node).is_some_and(|gateway| gateway.verdict != Verdict::Dead));
+            return mine.filter(|_| rival.is_some() || nobody).map(|_| Decision::Leave);
+        }
         if let Some(mine) = mine {
             let (node, claim) = rival?;
             let outranked = compare(eip, (node, claim), (&self.own, *mine)) == Ordering::Greater;
@@ -236,12 +244,7 @@ impl Ownership {
             None => self.is_first(eip, group, gateways),
             Some((_, claim)) => preferred && self.moved.get(eip).is_some_and(|upto| claim.epoch <= *upto),
         };
-        let epoch = self
-            .highest
-            .get(eip)
-            .copied()
-            .unwrap_or_default()
-            .saturating_add(1);
+        let epoch = self.highest.get(eip).copied().unwrap_or_default().saturating_add(1);
         wanted.then_some(Decision::Take(Claim { epoch, preferred }))
     }
 
@@ -261,18 +264,14 @@ impl Ownership {
 
     /// Whether some gateway of the group may still turn out to carry the EIP.
     fn too_early(own: &str, group: &EipGroup, gateways: &BTreeMap<String, Gateway>) -> bool {
-        group
-            .nodes
-            .iter()
-            .filter(|node| *node != own)
-            .any(|node| match gateways.get(node) {
-                None => false,
-                Some(gateway) => match gateway.verdict {
-                    Verdict::Unknown => true,
-                    Verdict::AgentAway => !gateway.heard,
-                    Verdict::Alive | Verdict::Dead => false,
-                },
-            })
+        group.nodes.iter().filter(|node| *node != own).any(|node| match gateways.get(node) {
+            None => false,
+            Some(gateway) => match gateway.verdict {
+                Verdict::Unknown => true,
+                Verdict::AgentAway => !gateway.heard,
+                Verdict::Alive | Verdict::Dead => false,
+            },
+        })
     }
 
     fn is_first(&self, eip: &EipPair, group: &EipGroup, gateways: &BTreeMap<String, Gateway>) -> bool {
@@ -308,13 +307,9 @@ impl Ownership {
             return Some(node.to_owned());
         }
         // Nobody says that he carries it, but any gateway of the group can send a packet out.
-        let alive = order
-            .iter()
-            .find(|node| verdict(node) == Some(Verdict::Alive) && **node != self.own);
+        let alive = order.iter().find(|node| verdict(node) == Some(Verdict::Alive) && **node != self.own);
         let preferred = order.first().filter(|node| not_dead(node));
-        let likely = preferred
-            .or(alive)
-            .or_else(|| order.iter().find(|node| not_dead(node)));
+        let likely = preferred.or(alive).or_else(|| order.iter().find(|node| not_dead(node)));
         likely.map(|node| (*node).to_owned())
     }
 }
@@ -362,15 +357,9 @@ mod tests {
         takes: Option<u64>,
     ) {
         let mut ownership = ownership("a", Some(preferred));
-        let seen = BTreeMap::from([
-            ("b".to_owned(), gateway(b.0, b.1)),
-            ("c".to_owned(), gateway(c.0, c.1)),
-        ]);
+        let seen = BTreeMap::from([("b".to_owned(), gateway(b.0, b.1)), ("c".to_owned(), gateway(c.0, c.1))]);
         for gateway in seen.values() {
-            gateway
-                .claims
-                .iter()
-                .for_each(|(eip, claim)| ownership.saw(*eip, claim.epoch));
+            gateway.claims.iter().for_each(|(eip, claim)| ownership.saw(*eip, claim.epoch));
         }
         let decided = ownership.decide(&seen, true);
         let taken = decided.first().map(|(_, decision)| match decision {
@@ -405,11 +394,7 @@ mod tests {
     fn a_claimant_that_lost_its_uplink_is_relieved_and_one_that_restarts_is_not() {
         for (uplink, ready, taken) in [(true, false, 0), (false, true, 1)] {
             let mut ownership = ownership("a", Some("a"));
-            let claimant = Gateway {
-                uplink,
-                ready,
-                ..gateway(Verdict::Alive, Some(claim(1, false)))
-            };
+            let claimant = Gateway { uplink, ready, ..gateway(Verdict::Alive, Some(claim(1, false))) };
             let seen = BTreeMap::from([("b".to_owned(), claimant)]);
             assert_eq!(ownership.decide(&seen, true).len(), taken);
         }
@@ -427,10 +412,8 @@ mod tests {
     fn a_planned_move_is_taken_by_the_new_node_first_and_then_given_up_by_the_old_one() {
         let (mut old, mut new) = (ownership("a", Some("a")), ownership("b", Some("a")));
         old.decide(&BTreeMap::new(), true);
-        let seen_by_new = BTreeMap::from([(
-            "a".to_owned(),
-            gateway(Verdict::Alive, old.claims().get(&eip()).copied()),
-        )]);
+        let seen_by_new =
+            BTreeMap::from([("a".to_owned(), gateway(Verdict::Alive, old.claims().get(&eip()).copied()))]);
         new.saw(eip(), 1);
         assert_eq!(new.decide(&seen_by_new, true), []);
 
@@ -444,10 +427,7 @@ mod tests {
         assert_eq!(new.decide(&seen_by_new, true), [(eip(), Decision::Take(taken))]);
         let seen_by_old = BTreeMap::from([("b".to_owned(), gateway(Verdict::Alive, Some(taken)))]);
         old.saw(eip(), 2);
-        assert_eq!(
-            old.decide(&seen_by_old, true),
-            [(eip(), Decision::GiveWay("b".to_owned()))]
-        );
+        assert_eq!(old.decide(&seen_by_old, true), [(eip(), Decision::GiveWay("b".to_owned()))]);
     }
 
     #[test]
@@ -468,10 +448,7 @@ mod tests {
         returning.adopt(eip(), claim(1, true));
         returning.saw(eip(), 2);
         let seen = BTreeMap::from([("b".to_owned(), gateway(Verdict::Alive, Some(claim(2, false))))]);
-        assert_eq!(
-            returning.decide(&seen, true),
-            [(eip(), Decision::GiveWay("b".to_owned()))]
-        );
+        assert_eq!(returning.decide(&seen, true), [(eip(), Decision::GiveWay("b".to_owned()))]);
     }
 
     #[test]
@@ -491,14 +468,25 @@ mod tests {
     }
 
     #[test]
+    fn an_eip_that_is_gone_or_has_no_gateway_left_is_left() {
+        for eips in [BTreeMap::new(), group(&["b"], None)] {
+            let mut ownership = ownership("a", Some("a"));
+            ownership.decide(&BTreeMap::new(), true);
+            ownership.configure(eips);
+            let dead = BTreeMap::from([("b".to_owned(), gateway(Verdict::Dead, None))]);
+            assert_eq!(ownership.decide(&dead, true), [(eip(), Decision::Leave)]);
+        }
+    }
+
+    #[test]
     fn a_node_that_leaves_the_group_leaves_the_eip() {
         let mut ownership = ownership("a", Some("a"));
         ownership.decide(&BTreeMap::new(), true);
         ownership.configure(group(&["b", "c"], Some("b")));
-        assert_eq!(
-            ownership.decide(&BTreeMap::new(), true),
-            [(eip(), Decision::Leave)]
-        );
+        // Not before another one has it.
+        let b = |claims| BTreeMap::from([("b".to_owned(), gateway(Verdict::Alive, claims))]);
+        assert_eq!(ownership.decide(&b(None), true), []);
+        assert_eq!(ownership.decide(&b(Some(claim(2, true))), true), [(eip(), Decision::Leave)]);
         assert!(ownership.claims().is_empty());
     }
 
@@ -509,9 +497,7 @@ mod tests {
         if let Some(seed) = seed {
             source.seed(eip(), seed.to_owned());
         }
-        let seen = seen
-            .iter()
-            .map(|(node, verdict, claim)| ((*node).to_owned(), gateway(*verdict, *claim)));
+        let seen = seen.iter().map(|(node, verdict, claim)| ((*node).to_owned(), gateway(*verdict, *claim)));
         assert_eq!(source.carrier(&eip(), &seen.collect()).as_deref(), expected);
     }
 
@@ -520,35 +506,16 @@ mod tests {
         use Verdict::{AgentAway, Alive, Dead, Unknown};
         check_carrier(None, &[], Some("a"));
         check_carrier(None, &[("a", Unknown, None), ("b", Unknown, None)], Some("a"));
-        check_carrier(
-            Some("b"),
-            &[("a", Unknown, None), ("b", Unknown, None)],
-            Some("b"),
-        );
+        check_carrier(Some("b"), &[("a", Unknown, None), ("b", Unknown, None)], Some("b"));
         check_carrier(Some("x"), &[], Some("a"));
-        check_carrier(
-            Some("b"),
-            &[("a", Alive, Some(claim(3, true))), ("b", Unknown, None)],
-            Some("a"),
-        );
+        check_carrier(Some("b"), &[("a", Alive, Some(claim(3, true))), ("b", Unknown, None)], Some("a"));
         check_carrier(
             None,
-            &[
-                ("a", Alive, Some(claim(1, true))),
-                ("b", Alive, Some(claim(2, false))),
-            ],
+            &[("a", Alive, Some(claim(1, true))), ("b", Alive, Some(claim(2, false)))],
             Some("b"),
         );
-        check_carrier(
-            None,
-            &[("a", AgentAway, Some(claim(1, true))), ("b", Alive, None)],
-            Some("a"),
-        );
-        check_carrier(
-            None,
-            &[("a", Dead, Some(claim(1, true))), ("b", Alive, None)],
-            Some("b"),
-        );
+        check_carrier(None, &[("a", AgentAway, Some(claim(1, true))), ("b", Alive, None)], Some("a"));
+        check_carrier(None, &[("a", Dead, Some(claim(1, true))), ("b", Alive, None)], Some("b"));
         let dead = |node| (node, Dead, Some(claim(1, true)));
         check_carrier(None, &[dead("a"), dead("b"), dead("c")], None);
     }

@@ -126,15 +126,9 @@ pub fn open(datagram: &[u8], verifier: &impl Verifier) -> Result<Message, WireEr
     if datagram.len() > MAX_DATAGRAM {
         return Err(WireError::Length);
     }
-    let (body, signature) = datagram
-        .split_last_chunk::<SIGNATURE>()
-        .ok_or(WireError::Length)?;
+    let (body, signature) = datagram.split_last_chunk::<SIGNATURE>().ok_or(WireError::Length)?;
     let message = decode(body)?;
-    if verifier.verify(&message.node, body, signature) {
-        Ok(message)
-    } else {
-        Err(WireError::Signature)
-    }
+    if verifier.verify(&message.node, body, signature) { Ok(message) } else { Err(WireError::Signature) }
 }
 
 fn encode(message: &Message) -> Vec<u8> {
@@ -187,9 +181,7 @@ fn decode(body: &[u8]) -> Result<Message, WireError> {
         3 => Kind::Notice,
         _ => return Err(WireError::Field("kind")),
     };
-    let (name, mut rest) = rest
-        .split_at_checked(usize::from(name_length))
-        .ok_or(WireError::Length)?;
+    let (name, mut rest) = rest.split_at_checked(usize::from(name_length)).ok_or(WireError::Length)?;
     let name = std::str::from_utf8(name).map_err(|_| WireError::Field("name"))?;
     let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
     if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(named) {
@@ -234,10 +226,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], WireError> {
 }
 
 fn take_stamp(rest: &mut &[u8]) -> Result<Stamp, WireError> {
-    Ok(Stamp {
-        epoch: u64::from_be_bytes(take(rest)?),
-        sequence: u64::from_be_bytes(take(rest)?),
-    })
+    Ok(Stamp { epoch: u64::from_be_bytes(take(rest)?), sequence: u64::from_be_bytes(take(rest)?) })
 }
 
 fn take_claim(rest: &mut &[u8]) -> Result<(EipPair, Claim), WireError> {
@@ -249,10 +238,7 @@ fn take_claim(rest: &mut &[u8]) -> Result<(EipPair, Claim), WireError> {
     let v6 = (bits & FAMILY_V6 != 0).then(|| take::<16>(rest)).transpose()?;
     let eip =
         EipPair::new(v4.map(Ipv4Addr::from), v6.map(Ipv6Addr::from)).ok_or(WireError::Field("families"))?;
-    let claim = Claim {
-        epoch: u64::from_be_bytes(take(rest)?),
-        preferred: bits & PREFERRED != 0,
-    };
+    let claim = Claim { epoch: u64::from_be_bytes(take(rest)?), preferred: bits & PREFERRED != 0 };
     Ok((eip, claim))
 }
 
@@ -266,9 +252,8 @@ mod tests {
 
     impl Signer for Checksum {
         fn sign(&self, bytes: &[u8]) -> [u8; 64] {
-            let sum = bytes.iter().fold(7_u64, |sum, byte| {
-                sum.wrapping_mul(0x0100_0000_01b3) ^ u64::from(*byte)
-            });
+            let sum =
+                bytes.iter().fold(7_u64, |sum, byte| sum.wrapping_mul(0x0100_0000_01b3) ^ u64::from(*byte));
             let mut signature = [0; 64];
             signature[..8].copy_from_slice(&sum.to_be_bytes());
             signature
@@ -303,14 +288,8 @@ mod tests {
             )| Message {
                 kind,
                 node,
-                stamp: Stamp {
-                    epoch: a,
-                    sequence: b,
-                },
-                ack: Stamp {
-                    epoch: c,
-                    sequence: d,
-                },
+                stamp: Stamp { epoch: a, sequence: b },
+                ack: Stamp { epoch: c, sequence: d },
                 uplink,
                 ready,
                 generation,

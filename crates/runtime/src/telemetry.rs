@@ -69,12 +69,14 @@ impl LogLevel {
     }
 }
 
-/// Sends logs to stderr. Libraries are heard from `warn` on, unless everything is asked for.
+/// Sends logs to stderr. Libraries are heard from `warn` on, unless everything is asked for; what the client logs, its caller logs too.
 pub fn init(settings: LogSettings) -> Result<(), TryInitError> {
     let level = settings.level.as_str();
     let filter = match settings.level {
         LogLevel::Trace => level.to_owned(),
-        _ => format!("{level},hyper=warn,hyper_util=warn,tower=warn,rustls=warn,kube=warn,h2=warn"),
+        _ => format!(
+            "{level},hyper=warn,hyper_util=warn,tower=warn,rustls=warn,kube=warn,kube_client=off,kube_runtime=warn,h2=warn"
+        ),
     };
     let on_terminal = std::io::stderr().is_terminal();
     let encoder =

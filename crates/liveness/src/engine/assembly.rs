@@ -42,17 +42,22 @@ impl Assembly {
         self.partial = None;
     }
 
-    /// Claims of a notice: new ones, the others stay.
-    pub(super) fn add(&mut self, claims: Vec<(EipPair, Claim)>) {
-        self.claims.extend(claims);
+    /// Claims of a notice: new ones, the others stay. Returns whether anything changed.
+    pub(super) fn add(&mut self, claims: Vec<(EipPair, Claim)>) -> bool {
         self.version = None;
+        let mut changed = false;
+        for (eip, claim) in claims {
+            changed |= self.claims.insert(eip, claim) != Some(claim);
+        }
+        changed
     }
 
-    /// Part of all claims, or all. What is missing from a complete set is no longer claimed.
-    pub(super) fn absorb(&mut self, message: &Message) {
+    /// Part of all claims, or all. What is missing from a complete set is no longer claimed. Returns whether anything
+    /// changed.
+    pub(super) fn absorb(&mut self, message: &Message) -> bool {
         let version = message.claims_version;
         if self.version == Some(version) {
-            return;
+            return false;
         }
         let fits = |partial: &Partial| partial.version == version && partial.total == message.claims_total;
         let mut partial = self.partial.take().filter(fits).unwrap_or_else(|| Partial {
@@ -70,12 +75,14 @@ impl Assembly {
             }
         }
         if next >= usize::from(partial.total) {
+            let changed = self.claims != partial.claims;
             self.claims = partial.claims;
             self.version = Some(version);
+            changed
         } else {
             // A new claim counts at once; an old one until the new set is complete.
-            self.claims.extend(message.claims.iter().copied());
             self.partial = Some(partial);
+            self.add(message.claims.clone())
         }
     }
 }

@@ -52,11 +52,7 @@ impl Notices {
         due.map(|notice| {
             notice.tries += 1;
             notice.next_ms = now_ms + AGAIN_MS;
-            (
-                notice.id,
-                notice.waiting.iter().cloned().collect(),
-                notice.eips.clone(),
-            )
+            (notice.id, notice.waiting.iter().cloned().collect(), notice.eips.clone())
         })
         .collect()
     }

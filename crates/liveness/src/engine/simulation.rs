@@ -52,10 +52,7 @@ impl Cluster {
             preferred: gateways.get(n % gateways.len()).cloned(),
         };
         let topology = Topology {
-            nodes: nodes
-                .iter()
-                .map(|node| (node.clone(), Node { key: Some([1; 32]) }))
-                .collect(),
+            nodes: nodes.iter().map(|node| (node.clone(), Node { key: Some([1; 32]) })).collect(),
             eips: eips().enumerate().map(|(n, eip)| (eip, group(n))).collect(),
             used: eips().collect(),
         };
@@ -71,9 +68,7 @@ impl Cluster {
             starts: 0,
             moves: Vec::new(),
         };
-        nodes
-            .iter()
-            .for_each(|node| cluster.start(node, &BTreeMap::new()));
+        nodes.iter().for_each(|node| cluster.start(node, &BTreeMap::new()));
         cluster
     }
 
@@ -81,9 +76,7 @@ impl Cluster {
     fn start(&mut self, node: &str, adopted: &BTreeMap<EipPair, Claim>) {
         self.starts += 1;
         let mut engine = Engine::new(node, self.starts, self.now_ms);
-        adopted
-            .keys()
-            .for_each(|eip| engine.adopt(*eip, Claim::default()));
+        adopted.keys().for_each(|eip| engine.adopt(*eip, Claim::default()));
         engine.configure(self.now_ms, self.topology.clone());
         engine.set_uplink(Uplink::Carrier);
         engine.set_ready(true, 1);
@@ -110,9 +103,8 @@ impl Cluster {
 
     fn step(&mut self) {
         self.now_ms += STEP_MS;
-        let (arrived, under_way) = std::mem::take(&mut self.wire)
-            .into_iter()
-            .partition(|(at, ..)| *at <= self.now_ms);
+        let (arrived, under_way) =
+            std::mem::take(&mut self.wire).into_iter().partition(|(at, ..)| *at <= self.now_ms);
         self.wire = under_way;
         let mut arrived: Vec<_> = arrived;
         arrived.sort_by_key(|(at, ..)| *at);
@@ -163,10 +155,7 @@ impl Cluster {
         let claims = |(node, engine): (&'_ String, &Engine)| {
             (!self.cut.contains(node) && engine.claims().contains_key(eip)).then_some(())
         };
-        let nodes = self
-            .engines
-            .iter()
-            .filter(|(node, engine)| claims((node, engine)).is_some());
+        let nodes = self.engines.iter().filter(|(node, engine)| claims((node, engine)).is_some());
         nodes.map(|(node, _)| node.as_str()).collect()
     }
 
@@ -180,19 +169,10 @@ impl Cluster {
     fn assert_settled(&self, why: &str) {
         for eip in eips() {
             let claimants = self.claimants(&eip);
-            assert_eq!(
-                claimants.len(),
-                1,
-                "{why}: {eip} is claimed by {claimants:?} at {} ms",
-                self.now_ms
-            );
+            assert_eq!(claimants.len(), 1, "{why}: {eip} is claimed by {claimants:?} at {} ms", self.now_ms);
             for (node, engine) in self.engines.iter().filter(|(node, _)| !self.cut.contains(*node)) {
                 let carrier = engine.carriers().remove(&eip).flatten();
-                assert_eq!(
-                    carrier.as_deref(),
-                    claimants.first().copied(),
-                    "{why}: {eip} as {node} sees it"
-                );
+                assert_eq!(carrier.as_deref(), claimants.first().copied(), "{why}: {eip} as {node} sees it");
             }
         }
     }
@@ -276,6 +256,25 @@ fn a_planned_move_is_never_without_a_claimant() {
     }
     cluster.assert_settled("moved");
     assert!(cluster.owners().values().all(|node| node == "gateway-2"));
+}
+
+#[test]
+fn a_gateway_that_leaves_its_group_carries_on_until_another_one_does() {
+    let mut cluster = Cluster::new(3, 2, 5);
+    cluster.run(2 * START_GRACE_MS);
+    for group in cluster.topology.eips.values_mut() {
+        group.nodes.remove("gateway-0");
+        if group.preferred.as_deref() == Some("gateway-0") {
+            group.preferred = Some("gateway-1".to_owned());
+        }
+    }
+    cluster.reconfigure();
+    for _ in 0..400 {
+        cluster.step();
+        assert!(eips().all(|eip| !cluster.claimants(&eip).is_empty()));
+    }
+    cluster.assert_settled("a gateway left");
+    assert!(cluster.owners().values().all(|node| node != "gateway-0"));
 }
 
 #[test]

@@ -13,18 +13,11 @@ fn node(key: u8) -> Node {
 }
 
 fn topology(nodes: &[&str], group: &[&str], eips: &[EipPair], used: bool) -> Topology {
-    let group = EipGroup {
-        nodes: group.iter().map(|node| (*node).to_owned()).collect(),
-        preferred: None,
-    };
+    let group = EipGroup { nodes: group.iter().map(|node| (*node).to_owned()).collect(), preferred: None };
     Topology {
         nodes: nodes.iter().map(|name| ((*name).to_owned(), node(1))).collect(),
         eips: eips.iter().map(|eip| (*eip, group.clone())).collect(),
-        used: if used {
-            eips.iter().copied().collect()
-        } else {
-            BTreeSet::new()
-        },
+        used: if used { eips.iter().copied().collect() } else { BTreeSet::new() },
     }
 }
 
@@ -77,13 +70,7 @@ fn a_recording_of_an_earlier_message_changes_nothing() {
 fn claims_count_only_from_one_that_has_answered_this_run() {
     let (mut source, _) = pair();
     let mut former = Engine::new("g", 4, 0);
-    former.adopt(
-        eip(1),
-        Claim {
-            epoch: 9,
-            preferred: false,
-        },
-    );
+    former.adopt(eip(1), Claim { epoch: 9, preferred: false });
     let recorded = former.message(Kind::Probe, Stamp::default(), None);
     source.receive(1, recorded);
     assert!(source.peers["g"].claims.all().is_empty());
@@ -93,14 +80,7 @@ fn claims_count_only_from_one_that_has_answered_this_run() {
 fn an_answer_to_a_probe_of_another_run_is_no_sign_of_life() {
     let (mut source, mut gateway) = pair();
     source.tick(0);
-    let answer = gateway.message(
-        Kind::Reply,
-        Stamp {
-            epoch: 4,
-            sequence: 1,
-        },
-        None,
-    );
+    let answer = gateway.message(Kind::Reply, Stamp { epoch: 4, sequence: 1 }, None);
     source.receive(1, answer);
     source.tick(20);
     assert_eq!(source.verdicts().collect::<Vec<_>>(), [("g", Verdict::Unknown)]);
@@ -113,25 +93,14 @@ fn more_claims_than_fit_arrive_in_turns() {
     source.configure(0, topology(&["s", "g"], &["g"], &many, true));
     gateway.configure(0, topology(&["s", "g"], &["g"], &many, false));
     for eip in &many {
-        gateway.adopt(
-            *eip,
-            Claim {
-                epoch: 1,
-                preferred: false,
-            },
-        );
+        gateway.adopt(*eip, Claim { epoch: 1, preferred: false });
     }
     for now in (0..5000).step_by(20) {
         let out = source.tick(now);
         exchange(now, out, &mut gateway, &mut source);
     }
     assert_eq!(source.peers["g"].claims.all().len(), 100);
-    assert!(
-        source
-            .carriers()
-            .values()
-            .all(|carrier| carrier.as_deref() == Some("g"))
-    );
+    assert!(source.carriers().values().all(|carrier| carrier.as_deref() == Some("g")));
 }
 
 #[test]
