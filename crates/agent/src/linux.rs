@@ -247,3 +247,6 @@ pub fn counters() -> Vec<(String, CounterValue)> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

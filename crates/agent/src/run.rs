@@ -138,6 +138,7 @@ fn settings(feature: &Feature) -> Settings {
             config::ExistingFlows::Keep => ExistingFlows::Keep,
             config::ExistingFlows::Cut => ExistingFlows::Cut,
         },
+        start_guard: feature.start_guard,
     }
 }
 
