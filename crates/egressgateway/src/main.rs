@@ -8,6 +8,7 @@ const USAGE: &str = "usage: egressgateway COMMAND …
 
 commands:
   agent            the daemon of every node; NODE_NAME and CONFIGMAP_PATH say for which node and how
+  controller       decides gateways, EIPs and ports; one replica leads
   lab              a Kubernetes cluster in a box, to try the egress gateway in
   nettools-server  tells callers which address they come from
   nettools-client  asks such a server, and checks the answer
@@ -17,11 +18,7 @@ Each is also started by a link to this program that has its name.
 
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
-    let link = if arguments.is_empty() {
-        OsString::new()
-    } else {
-        arguments.remove(0)
-    };
+    let link = if arguments.is_empty() { OsString::new() } else { arguments.remove(0) };
     if let Some(code) = lab::inner_main(&arguments) {
         return code;
     }
@@ -45,14 +42,12 @@ fn main() -> ExitCode {
 
 /// Runs the program of that name, if there is one.
 fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
-    let text = || {
-        arguments
-            .iter()
-            .map(|argument| argument.to_string_lossy().into_owned())
-            .collect::<Vec<_>>()
-    };
+    let text =
+        || arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect::<Vec<_>>();
     Some(match name {
         "agent" => finish(agent::run()),
+        "controller" => controller::run(&text()),
+        "curl" => lab::curl::main(&text()),
         "lab" => lab::cli::main(arguments.iter().cloned()),
         "nettools-server" => lab::nettools::server_main(&text()),
         "nettools-client" => lab::nettools::client_main(&text()),
@@ -72,8 +67,5 @@ fn finish(outcome: anyhow::Result<()>) -> ExitCode {
 }
 
 fn base_name(path: &OsString) -> String {
-    Path::new(path)
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::addresses::{OUTSIDE_V4, OUTSIDE_V6};
 use crate::container::{self, spec::EnterSpec, spec::Program};
 use crate::control::{self, Fault, Request, Target};
+use crate::demo::DemoOptions;
 use crate::error::LabError;
 use crate::handle::{Lab, LabOptions};
 use crate::sandbox;
@@ -44,6 +46,10 @@ enum Command {
     Exec(ExecArgs),
     /// Break something, or repair it
     Fault(FaultArgs),
+    /// See it work: six steps from a plain cluster to connections that survive their gateway
+    Demo(DemoArgs),
+    /// Talk to the outside host until stdin ends, then say how long it was unreachable; run it in a pod
+    Traffic(TrafficArgs),
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +96,35 @@ struct FaultArgs {
     fault: FaultCommand,
 }
 
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Which lab
+    #[arg(long, default_value = "demo", env = "EGRESSGATEWAY_LAB")]
+    name: String,
+    /// How many nodes, the control plane's included
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(3..=200))]
+    nodes: u16,
+    /// Leave the lab up and say how to use it
+    #[arg(long)]
+    keep: bool,
+    /// Wait for Enter before each step
+    #[arg(long)]
+    pause: bool,
+    /// Write what is shown into a file too
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct TrafficArgs {
+    /// Who to talk to
+    #[arg(long, default_value_t = IpAddr::V4(OUTSIDE_V4))]
+    server: IpAddr,
+    /// How many TCP connections
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    connections: u16,
+}
+
 #[derive(Debug, Subcommand)]
 enum FaultCommand {
     /// Cut a node off: from the fabric and from the API server
@@ -130,6 +165,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Kubeconfig(args) => kubeconfig(&args.name),
         Command::Exec(args) => exec(&args),
         Command::Fault(args) => fault(args),
+        Command::Demo(args) => demo(args),
+        Command::Traffic(args) => crate::traffic::client_main(args.server, usize::from(args.connections))
+            .map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
@@ -153,6 +191,7 @@ pub fn inner_main(arguments: &[OsString]) -> Option<ExitCode> {
         ("container", [spec]) => container::start(spec),
         ("enter", [spec]) => container::enter(spec),
         ("pause", []) => container::pause(),
+        ("traffic-server", []) => crate::traffic::server_main(),
         _ => Err(anyhow::anyhow!("unknown inner process {role:?}")),
     };
     Some(outcome.unwrap_or_else(|error| match role {
@@ -192,6 +231,12 @@ fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     println!("  egressgateway lab exec{name} {} -- ip addr", status.nodes.last().map_or("NODE", |n| &n.name));
     println!("  egressgateway lab down{name}");
     Ok(ExitCode::SUCCESS)
+}
+
+fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    let lab = LabOptions { name: args.name, nodes: usize::from(args.nodes), ..LabOptions::default() };
+    let DemoArgs { keep, pause, record, .. } = args;
+    crate::demo::run(&DemoOptions { lab, keep, pause, record })
 }
 
 fn down(name: &str) -> anyhow::Result<ExitCode> {

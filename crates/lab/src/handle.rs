@@ -9,7 +9,7 @@ use anyhow::Context;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::{Deserialize, Serialize};
 
-use crate::control::{self, Fault, Request, Status};
+use crate::control::{self, Fault, Request, Status, Target};
 use crate::error::LabError;
 use crate::launch::{self, Tie};
 use crate::observer::Sighting;
@@ -129,6 +129,16 @@ impl Lab {
     /// Runs a command on a node, in a pod (`[NAMESPACE/]POD`) or on the host `outside`, and waits for its end.
     pub fn exec(&self, target: &str, command: &[&str]) -> std::io::Result<Output> {
         self.exec_command(target, command).output()
+    }
+
+    /// The file that stands for the network namespace of a node, a pod or `outside`, while its process runs.
+    pub fn network_namespace(&self, target: &str) -> Result<PathBuf, LabError> {
+        let request = Request::Target { name: target.to_string() };
+        let target: Target = control::ask(&self.state.control_socket(), &request)?;
+        let name = self.state.name();
+        let init = self.state.init_pid().ok_or(LabError::NotRunning { name })?;
+        // Processes of the lab have other numbers outside; its first process shows its own view.
+        Ok(PathBuf::from(format!("/proc/{init}/root/proc/{}/ns/net", target.process)))
     }
 
     /// The command that [`Lab::exec`] runs, to be started in other ways.

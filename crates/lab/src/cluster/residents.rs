@@ -48,7 +48,9 @@ impl Residents {
         }
         self.start_one(OUTSIDE, OUTSIDE, outside, &["nettools-server", "-protocol", "all"])?;
         let web = ["nettools-server", "-protocol", "web", "-webPort", "80"];
-        self.start_one("outside-web", OUTSIDE, outside, &web)
+        self.start_one("outside-web", OUTSIDE, outside, &web)?;
+        let traffic = [lab.as_str(), crate::sandbox::INNER, "traffic-server"];
+        self.start_one("outside-traffic", OUTSIDE, outside, &traffic)
     }
 
     fn start_one(&self, key: &str, host: &str, namespace: &NetNs, argv: &[&str]) -> anyhow::Result<()> {

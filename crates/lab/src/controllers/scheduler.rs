@@ -1,5 +1,6 @@
 //! The scheduler: gives each pod that has no node one that fits, the emptiest first.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -84,14 +85,25 @@ impl Load {
         self.pods.get(&node.name_any()).copied().unwrap_or(0)
     }
 
-    /// Smaller is better: replicas apart, then away from the control plane, then the emptiest.
-    fn rank(&self, pod: &Pod, node: &Node) -> (usize, bool, usize, String) {
+    /// Smaller is better: replicas apart, then what the pod prefers, then away from the control plane, then the
+    /// emptiest.
+    fn rank(&self, pod: &Pod, node: &Node) -> (usize, Reverse<i32>, bool, usize, String) {
         let name = node.name_any();
         let owner = controller_uid(pod).map(|owner| (owner.to_string(), name.clone()));
         let siblings = owner.and_then(|key| self.of_owner.get(&key)).copied().unwrap_or(0);
         let control_plane = node.labels().contains_key("node-role.kubernetes.io/control-plane");
-        (siblings, control_plane, self.pods(node), name)
+        (siblings, Reverse(preference(pod, node)), control_plane, self.pods(node), name)
     }
+}
+
+/// How much a pod would like to run on a node.
+fn preference(pod: &Pod, node: &Node) -> i32 {
+    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+    let affinity = affinity.and_then(|affinity| affinity.node_affinity.as_ref());
+    let preferred =
+        affinity.and_then(|node| node.preferred_during_scheduling_ignored_during_execution.as_deref());
+    let liked = preferred.unwrap_or_default().iter().filter(|term| term_matches(&term.preference, node));
+    liked.map(|term| term.weight).sum()
 }
 
 /// Whether a pod may run on a node; the error says why not, as the scheduler of Kubernetes would.
