@@ -170,19 +170,24 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
     supervisor.run().await
 }
 
+/// Leads whenever it can. A lease that is lost is competed for again: what is known stays known, and a restart would only
+/// make the API server list everything once more.
 async fn lead(
     lease: LeaderLease,
     leading: watch::Sender<bool>,
     shutdown: CancellationToken,
     loop_ended: CancellationToken,
 ) -> anyhow::Result<()> {
-    if !lease.acquire(&shutdown).await {
-        return Ok(());
+    while lease.acquire(&shutdown).await {
+        leading.send_replace(true);
+        let held = lease.hold(loop_ended.clone()).await;
+        leading.send_replace(false);
+        match held {
+            Ok(()) => return Ok(()),
+            Err(error) => warn!(error = format!("{error:#}"), "no longer leading"),
+        }
     }
-    leading.send_replace(true);
-    let held = lease.hold(loop_ended).await;
-    leading.send_replace(false);
-    held
+    Ok(())
 }
 
 struct Planner {
@@ -242,7 +247,7 @@ impl Planner {
             if !(pending || is_time) || !self.is_in_sync() {
                 continue;
             }
-            (pending, again_at) = (false, self.pass().await);
+            (pending, again_at) = (false, self.pass(&leads).await);
         }
     }
 
@@ -263,7 +268,7 @@ impl Planner {
     }
 
     /// Plans once and writes what differs. When to plan again though nothing has happened.
-    async fn pass(&mut self) -> Option<Instant> {
+    async fn pass(&mut self, leads: &watch::Receiver<bool>) -> Option<Instant> {
         let start = Instant::now();
         let plan = plan::plan(&self.state.snapshot);
         let found = violations(&self.state.snapshot, &plan);
@@ -277,7 +282,7 @@ impl Planner {
         }
         let (now, planned) = (Clock::wall(), start.elapsed());
         let start = Instant::now();
-        let outcome = write::write(&self.client, &mut self.state, &plan, &now).await;
+        let outcome = write::write(&self.client, &mut self.state, &plan, &now, || *leads.borrow()).await;
         self.metrics.written(outcome, start.elapsed());
         if outcome != write::Outcome::default() {
             debug!(?outcome, ?planned, written = ?start.elapsed(), "plan written");

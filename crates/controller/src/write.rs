@@ -37,8 +37,9 @@ use crate::watches::Input;
 
 /// Writes at a time.
 const CONCURRENCY: usize = 16;
-/// A write that takes longer has failed.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// A write that takes longer has failed. Shorter than what is left of a lease when its holder gives up, so that none is
+/// under way when another replica begins.
+const DEADLINE: Duration = Duration::from_secs(4);
 
 /// What became of the writes of a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,10 +63,20 @@ enum Step {
     Policies,
 }
 
-/// Writes what differs. What was written is taken into the state.
-pub(crate) async fn write(client: &Client, state: &mut State, plan: &Plan, now: &Time) -> Outcome {
+/// Writes what differs, as long as this replica leads. What was written is taken into the state.
+pub(crate) async fn write(
+    client: &Client,
+    state: &mut State,
+    plan: &Plan,
+    now: &Time,
+    leads: impl Fn() -> bool,
+) -> Outcome {
     let mut outcome = Outcome::default();
     for step in [Step::Objects, Step::TakeLeases, Step::GiveLeases, Step::Gateways, Step::Policies] {
+        if !leads() {
+            outcome.failed += 1;
+            return outcome;
+        }
         let writer = Writer { client, state, plan, now };
         let jobs = match step {
             Step::Objects => writer.objects(),

@@ -338,3 +338,31 @@ async fn deleted_objects_that_are_still_needed_come_back_and_others_go() {
         .await;
     controller.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_the_api_server_changes_nothing_and_work_goes_on_after_it() {
+    let cluster = Cluster::start().await;
+    let controller = cluster.controller("one");
+    cluster.agents().await;
+    cluster.gateway("default", "10.6.168.201-10.6.168.205").await;
+    cluster.policy("test", "default").await;
+    ready_policy(&cluster, "test").await;
+    let before = (
+        versions(&cluster.api::<EgressTunnel>()).await,
+        versions(&cluster.api::<EgressPortLease>()).await,
+        versions(&cluster.namespaced::<EgressPolicy>("default")).await,
+    );
+    cluster.server.pause();
+    assert!(controller.is_running());
+    cluster.server.resume();
+    cluster.eventually("an answer", || async { cluster.client.apiserver_version().await.ok() }).await;
+    cluster.policy("late", "default").await;
+    ready_policy(&cluster, "late").await;
+    let after = (
+        versions(&cluster.api::<EgressTunnel>()).await,
+        versions(&cluster.api::<EgressPortLease>()).await,
+        versions(&cluster.namespaced::<EgressPolicy>("default")).await,
+    );
+    assert_eq!(before, after);
+    controller.stop().await;
+}

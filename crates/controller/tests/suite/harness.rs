@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Cluster {
     pub(crate) client: Client,
-    _server: ApiServerHandle,
+    pub(crate) server: ApiServerHandle,
 }
 
 /// A controller that is stopped, and waited for, at the end.
@@ -58,7 +58,7 @@ impl Cluster {
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .expect("a config");
-        let cluster = Self { client: Client::try_from(config).expect("a client"), _server: server };
+        let cluster = Self { client: Client::try_from(config).expect("a client"), server };
         let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
         for crd in crds() {
             definitions.create(&PostParams::default(), &crd).await.expect("our CRDs are accepted");
