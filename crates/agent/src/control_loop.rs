@@ -19,6 +19,7 @@ use crate::linux::Linux;
 use crate::metrics::Metrics;
 use crate::objects::Event;
 use crate::probe::{Probe, Report};
+use crate::snapshot::{Snapshot, SnapshotWriter};
 use crate::status::{TunnelStatus, TunnelWish, Wish, phase};
 
 /// Events that are taken in before a pass is made.
@@ -27,6 +28,10 @@ const BATCH: usize = 4096;
 const DEBOUNCE: Duration = Duration::from_millis(3);
 /// The kernel is read anew at least this often: it says nothing when a proxy entry goes.
 const RESYNC: Duration = Duration::from_secs(10);
+/// The API server has this long to list everything; then an earlier run's lists stand in for what is missing.
+const LISTS_WITHIN: Duration = Duration::from_secs(5);
+/// How often changed objects are written to disk.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the uplink's wire is looked at.
 const UPLINK_INTERVAL: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -56,12 +61,24 @@ pub struct Outbox {
     pub announcer: Announcer,
     /// To the API server
     pub wishes: watch::Sender<Wish>,
+    /// To the disk, for a start without API server
+    pub disk: Option<Disk>,
     /// To whom asks for metrics
     pub metrics: Metrics,
     /// To whom asks whether the loop lives
     pub heartbeat: Heartbeat,
     /// To whom asks whether the node is programmed
     pub not_ready: Option<Guard>,
+}
+
+/// Objects on disk.
+pub struct Disk {
+    /// What the last run left
+    pub lists: Vec<Event>,
+    /// Writes what this run knows
+    pub writer: SnapshotWriter,
+    /// All objects
+    pub snapshot: Snapshot,
 }
 
 /// The loop's own state.
@@ -76,6 +93,8 @@ pub struct ControlLoop {
     retry_pause: Duration,
     is_complete: bool,
     passes: u64,
+    is_saved: bool,
+    is_patient_no_more: bool,
 }
 
 impl ControlLoop {
@@ -92,6 +111,8 @@ impl ControlLoop {
             retry_pause: FIRST_PAUSE,
             is_complete: false,
             passes: 0,
+            is_saved: true,
+            is_patient_no_more: false,
         }
     }
 
@@ -100,6 +121,9 @@ impl ControlLoop {
         let mut events = Vec::new();
         let mut resync = tokio::time::interval(RESYNC);
         let mut uplink = tokio::time::interval(UPLINK_INTERVAL);
+        let mut snapshot = tokio::time::interval(SNAPSHOT_INTERVAL);
+        let patience = tokio::time::sleep(LISTS_WITHIN);
+        tokio::pin!(patience);
         let mut retry: Option<tokio::time::Instant> = None;
         loop {
             self.outbox.heartbeat.beat();
@@ -119,6 +143,10 @@ impl ControlLoop {
                     }
                     let mut matters = false;
                     for event in events.drain(..) {
+                        if let Some(disk) = &mut self.outbox.disk {
+                            disk.snapshot.absorb(&event);
+                            self.is_saved = false;
+                        }
                         matters |= self.converger.absorb(event);
                     }
                     matters
@@ -129,6 +157,15 @@ impl ControlLoop {
                     inbox.kernel.mark_unchanged();
                     self.converger.kernel_changed();
                     true
+                }
+                () = &mut patience, if !self.is_patient_no_more => {
+                    self.is_patient_no_more = true;
+                    self.use_old_lists();
+                    true
+                }
+                _ = snapshot.tick() => {
+                    self.save();
+                    false
                 }
                 _ = uplink.tick() => {
                     self.look_at_uplink();
@@ -151,6 +188,29 @@ impl ControlLoop {
                 retry = self.pass();
             }
             self.wish();
+        }
+    }
+
+    /// Without API server, what the last run knew is better than nothing.
+    fn use_old_lists(&mut self) {
+        let Some(disk) = &mut self.outbox.disk else { return };
+        let lists = std::mem::take(&mut disk.lists);
+        if self.converger.objects.in_sync() || lists.is_empty() {
+            return;
+        }
+        tracing::warn!("the API server has not listed everything; going on with what the last run knew");
+        // Kinds that the API server does list must stay on disk too.
+        for event in lists.iter().filter(|event| !self.converger.objects.is_listed(event)) {
+            disk.snapshot.absorb(event);
+        }
+        self.converger.objects.absorb_old(lists);
+    }
+
+    /// Writes the objects to disk, once all are known.
+    fn save(&mut self) {
+        let Some(disk) = &self.outbox.disk else { return };
+        if !self.is_saved && self.converger.objects.in_sync() {
+            self.is_saved = disk.writer.write(&disk.snapshot);
         }
     }
 

@@ -1,9 +1,7 @@
 //! The keys that probes are signed and checked with.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -11,6 +9,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use liveness::wire::{Signer, Verifier};
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+
+use crate::files::write_private;
 
 const KEY_FILE: &str = "probe.key";
 const EPOCH_FILE: &str = "probe.epoch";
@@ -75,19 +75,6 @@ fn generate() -> anyhow::Result<Vec<u8>> {
 
 fn parse(pkcs8: &[u8]) -> anyhow::Result<Ed25519KeyPair> {
     Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|error| anyhow::anyhow!("unusable probe key: {error}"))
-}
-
-/// Replaces the file at once, so that a crash leaves the old one or the new one.
-fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let fresh: PathBuf = path.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, path)
-    };
-    write().with_context(|| format!("writing {}", path.display()))
 }
 
 /// Public keys of the other nodes.

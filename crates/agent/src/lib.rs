@@ -21,6 +21,7 @@
 pub mod announcer;
 pub mod control_loop;
 pub mod converge;
+mod files;
 pub mod keys;
 pub mod linux;
 pub mod metrics;
@@ -28,6 +29,7 @@ pub mod node_view;
 pub mod objects;
 pub mod probe;
 pub mod run;
+pub mod snapshot;
 pub mod status;
 pub mod watches;
 #[cfg(test)]

@@ -43,6 +43,22 @@ pub enum Event {
     Lease(Change<EgressPortLease>),
 }
 
+impl Event {
+    /// What it is about.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Pod(_) => "pods",
+            Self::Namespace(_) => "namespaces",
+            Self::Gateway(_) => "gateways",
+            Self::Policy(_) => "policies",
+            Self::ClusterPolicy(_) => "cluster policies",
+            Self::Tunnel(_) => "tunnels",
+            Self::ClusterInfo(_) => "cluster info",
+            Self::Lease(_) => "leases",
+        }
+    }
+}
+
 /// A group of gateway nodes as the controller sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GatewayGroup {
@@ -111,27 +127,26 @@ const KINDS: usize = 8;
 impl Objects {
     /// Takes an event in. Returns whether that changed anything that matters here.
     pub fn absorb(&mut self, event: Event) -> bool {
+        let kind = event.kind();
         let listed = &mut self.listed;
         match event {
-            Event::Pod(change) => absorb(&mut self.pods, listed, "pods", change, |pod| {
+            Event::Pod(change) => absorb(&mut self.pods, listed, kind, change, |pod| {
                 Some((convert::pod_key(pod), Some(convert::pod(pod))))
             }),
-            Event::Namespace(change) => {
-                absorb(&mut self.namespaces, listed, "namespaces", change, |object| {
-                    let labels = object.metadata.labels.clone().unwrap_or_default();
-                    Some((object.name_any(), Some(labels)))
-                })
-            }
-            Event::Gateway(change) => absorb(&mut self.gateways, listed, "gateways", change, |object| {
+            Event::Namespace(change) => absorb(&mut self.namespaces, listed, kind, change, |object| {
+                let labels = object.metadata.labels.clone().unwrap_or_default();
+                Some((object.name_any(), Some(labels)))
+            }),
+            Event::Gateway(change) => absorb(&mut self.gateways, listed, kind, change, |object| {
                 Some((object.name_any(), Some(group(object))))
             }),
-            Event::Policy(change) => absorb(&mut self.policies, listed, "policies", change, |object| {
+            Event::Policy(change) => absorb(&mut self.policies, listed, kind, change, |object| {
                 let key = policy_key(object);
                 let policy = readable(&key, convert::policy(object));
                 Some((key.clone(), policy.map(|policy| placed(key, policy, object, object.status.as_ref()))))
             }),
             Event::ClusterPolicy(change) => {
-                absorb(&mut self.cluster_policies, listed, "cluster policies", change, |object| {
+                absorb(&mut self.cluster_policies, listed, kind, change, |object| {
                     let key = policy_key(object);
                     let policy = readable(&key, convert::cluster_policy(object));
                     Some((
@@ -140,15 +155,13 @@ impl Objects {
                     ))
                 })
             }
-            Event::Tunnel(change) => absorb(&mut self.tunnels, listed, "tunnels", change, |object| {
+            Event::Tunnel(change) => absorb(&mut self.tunnels, listed, kind, change, |object| {
                 Some((object.name_any(), Some(convert::tunnel(object))))
             }),
-            Event::ClusterInfo(change) => {
-                absorb(&mut self.networks, listed, "cluster info", change, |object| {
-                    Some((object.name_any(), Some(networks(object))))
-                })
-            }
-            Event::Lease(change) => absorb(&mut self.leases, listed, "leases", change, |object| {
+            Event::ClusterInfo(change) => absorb(&mut self.networks, listed, kind, change, |object| {
+                Some((object.name_any(), Some(networks(object))))
+            }),
+            Event::Lease(change) => absorb(&mut self.leases, listed, kind, change, |object| {
                 let lease = NodeLease {
                     lease: convert::port_lease(object),
                     observed: object.status.as_ref().map_or(0, |status| status.observed_generation),
@@ -156,6 +169,21 @@ impl Objects {
                 Some((object.name_any(), Some(lease)))
             }),
         }
+    }
+
+    /// Takes in lists of an earlier run, of kinds that were not listed yet. They count as listed.
+    pub fn absorb_old(&mut self, lists: Vec<Event>) {
+        for event in lists {
+            if !self.is_listed(&event) {
+                self.absorb(event);
+            }
+        }
+    }
+
+    /// Whether the event's kind was listed.
+    #[must_use]
+    pub fn is_listed(&self, event: &Event) -> bool {
+        self.listed.contains(event.kind())
     }
 
     /// Whether every kind was listed once: before that, nothing may be concluded from what is not there.

@@ -1,6 +1,6 @@
 //! The program: settings, threads and tasks, and how they are wired.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,16 +16,18 @@ use runtime::supervisor::Supervisor;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::announcer::Announcer;
-use crate::control_loop::{ControlLoop, Inbox, Outbox};
+use crate::control_loop::{ControlLoop, Disk, Inbox, Outbox};
 use crate::converge::Converger;
 use crate::keys::NodeKey;
 use crate::linux::{self, Linux, UplinkChoice};
 use crate::metrics::{KernelCounters, Metrics};
 use crate::probe::{Probe, Report};
+use crate::snapshot::{Snapshot, SnapshotWriter};
 use crate::status::{Wish, Writer};
 use crate::watches;
 
-/// Names the directory that keeps the probe key over restarts; without it each start makes a new key.
+/// Names the directory that keeps the probe key and the objects over restarts; without it each start makes a new key, and
+/// waits for the API server.
 const STATE_DIR: &str = "STATE_DIR";
 /// Time that tasks have to end.
 const GRACE: Duration = Duration::from_secs(3);
@@ -77,6 +79,7 @@ async fn serve(config: Config) -> Result<()> {
         probe_key: key.public(),
         announcer: Announcer::start(linux::announcer()?)?,
         wishes,
+        disk: state_dir.as_deref().map(disk).transpose()?,
         metrics,
         heartbeat,
         not_ready: Some(not_ready),
@@ -102,6 +105,14 @@ async fn serve(config: Config) -> Result<()> {
     let outcome = supervisor.run().await;
     tracing::info!("agent stops; the kernel stays as it is");
     outcome
+}
+
+fn disk(dir: &Path) -> Result<Disk> {
+    let lists = Snapshot::load(dir).unwrap_or_else(|error| {
+        tracing::warn!(error = format!("{error:#}"), "what the last run knew can't be read");
+        Vec::new()
+    });
+    Ok(Disk { lists, writer: SnapshotWriter::start(dir.to_owned())?, snapshot: Snapshot::default() })
 }
 
 /// The loop on its own thread, for its passes block.
@@ -138,7 +149,6 @@ fn settings(feature: &Feature) -> Settings {
             config::ExistingFlows::Keep => ExistingFlows::Keep,
             config::ExistingFlows::Cut => ExistingFlows::Cut,
         },
-        start_guard: feature.start_guard,
     }
 }
 

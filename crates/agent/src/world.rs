@@ -12,6 +12,8 @@ use crate::objects::{Event, Objects};
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) objects: Objects,
+    /// All that made it so
+    pub(crate) events: Vec<Event>,
 }
 
 pub(crate) fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -20,7 +22,7 @@ pub(crate) fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
 
 impl World {
     pub(crate) fn with(mut self, kind: &str, value: Value) -> Self {
-        let changed = self.objects.absorb(match kind {
+        let event = match kind {
             "pod" => Event::Pod(Change::Applied(read(value))),
             "namespace" => Event::Namespace(Change::Applied(read(value))),
             "gateway" => Event::Gateway(Change::Applied(read(value))),
@@ -30,7 +32,9 @@ impl World {
             "info" => Event::ClusterInfo(Change::Applied(read(value))),
             "lease" => Event::Lease(Change::Applied(read(value))),
             other => panic!("{other}"),
-        });
+        };
+        self.events.push(event.clone());
+        let changed = self.objects.absorb(event);
         assert!(changed, "{kind} made no difference");
         self
     }
