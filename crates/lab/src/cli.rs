@@ -234,7 +234,10 @@ fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    let lab = LabOptions { name: args.name, nodes: usize::from(args.nodes), ..LabOptions::default() };
+    // Short, so that nobody has to wait for the step in which a node is lost.
+    let node_grace = Duration::from_secs(4);
+    let lab =
+        LabOptions { name: args.name, nodes: usize::from(args.nodes), node_grace, ..LabOptions::default() };
     let DemoArgs { keep, pause, record, .. } = args;
     crate::demo::run(&DemoOptions { lab, keep, pause, record })
 }

@@ -26,6 +26,8 @@ const GATEWAY_LABEL: (&str, &str) = ("egressgateway", "true");
 const OUTSIDE_PORTS: [u16; 6] = [80, 8080, 8081, 8082, ECHO_PORT, PUSH_PORT];
 /// Generous: a step that is slow is shown as slow, not as broken.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long the traffic is watched after the cut node's return.
+const AFTER_RETURN: Duration = Duration::from_secs(2);
 
 const TEST_APP: &str = "apiVersion: apps/v1
 kind: Deployment
@@ -234,6 +236,9 @@ async fn failover(stage: &mut Stage, scene: &Scene, lab: &Lab, eip: &str) -> Res
     stage.command(&format!("egressgateway lab fault cut {}", scene.first));
     lab.fault(Fault::Cut { node: scene.first.clone() }).map_err(anyhow::Error::from)?;
     wait_for_node(stage, scene, &scene.second, LIMIT).await?;
+    let nodes = wait_for_readiness(stage, scene, &scene.first, false).await?;
+    stage.command("kubectl get nodes");
+    stage.output(&nodes);
     let summary = traffic.end().await?;
     stage.output(&summary.to_string());
     let alive = summary.alive == summary.connections && summary.streams_alive == summary.streams;
@@ -257,12 +262,17 @@ async fn the_end(
     let traffic = Traffic::start(&scene.kubectl.client, &scene.pod).await?;
     stage.command(&format!("egressgateway lab fault heal {}", scene.first));
     lab.fault(Fault::Heal { node: scene.first.clone() }).map_err(anyhow::Error::from)?;
+    let nodes = wait_for_readiness(stage, scene, &scene.first, true).await?;
     let path = format!("{GATEWAYS}/default");
     stage
         .wait("the returned gateway node is Ready", LIMIT, async || {
             ensure_gateway_ready(&scene.kubectl.json(&path).await?, &scene.first)
         })
         .await?;
+    stage.command("kubectl get nodes");
+    stage.output(&nodes);
+    // Long enough for a gateway that comes back with old ideas to do harm.
+    tokio::time::sleep(AFTER_RETURN).await;
     let summary = traffic.end().await?;
     stage.output(&summary.to_string());
     let undisturbed = summary.alive == summary.connections && summary.streams_alive == summary.streams;
@@ -290,6 +300,25 @@ async fn the_end(
     stage.output(&seen);
     stage.holds(&format!("the server sees {} again, the address of {}", scene.home_address, scene.home));
     Ok(())
+}
+
+/// Waits until a node is ready, or not; the table of nodes that shows it.
+async fn wait_for_readiness(
+    stage: &mut Stage,
+    scene: &Scene,
+    node: &str,
+    ready: bool,
+) -> Result<String, DemoError> {
+    let wanted = if ready { "Ready" } else { "NotReady" };
+    stage
+        .wait(&format!("node {node} is {wanted}"), LIMIT, async || {
+            let table = scene.kubectl.get("/api/v1/nodes", false, false).await?;
+            let row =
+                table.lines().find(|line| line.split_whitespace().next() == Some(node)).unwrap_or_default();
+            ensure!(row.split_whitespace().nth(1) == Some(wanted), "{row}");
+            Ok(table)
+        })
+        .await
 }
 
 async fn apply(stage: &mut Stage, kubectl: &Kubectl, manifest: &str) -> Result<(), DemoError> {
