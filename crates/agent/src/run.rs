@@ -145,6 +145,7 @@ fn settings(feature: &Feature) -> Settings {
             config::NoGatewayAction::Drop => NoGatewayAction::Drop,
             config::NoGatewayAction::Direct => NoGatewayAction::Direct,
         },
+        start_guard: feature.start_guard,
         existing_flows: match feature.existing_flows {
             config::ExistingFlows::Keep => ExistingFlows::Keep,
             config::ExistingFlows::Cut => ExistingFlows::Cut,

@@ -101,7 +101,7 @@ pub fn destinations(
 }
 
 /// All of the family's addresses but the cluster's own and those that never leave.
-fn outside(view: &NodeView, family: Family) -> Vec<(u128, u128)> {
+pub(crate) fn outside(view: &NodeView, family: Family) -> Vec<(u128, u128)> {
     let never: &[&str] = match family {
         Family::V4 => &NEVER_OUTSIDE_V4,
         Family::V6 => &NEVER_OUTSIDE_V6,

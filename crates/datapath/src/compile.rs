@@ -4,7 +4,7 @@
 //! prerouting  -300  raw_prerouting  outer datagrams; from the tunnel; to EIPs from outside
 //!             -101  echo            answers pings of EIPs
 //!              -95  source          pods' new connections -> connection mark -> packet mark of the gateway
-//! forward      -10  forward         refusals, MSS clamp
+//! forward      -10  forward         refusals, pods that are not known yet, MSS clamp
 //! input        -10  input           refusals
 //! output      -300  raw_output      outer datagrams
 //!             -300  reply_output    this host's own answers to EIPs
@@ -30,6 +30,7 @@ mod raw;
 mod refuse;
 mod routing;
 mod source;
+mod start;
 
 /// What the node's kernel shall hold. `numbering` must have been updated with the same view: what has no number there is
 /// treated as if it had no way out.

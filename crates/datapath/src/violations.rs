@@ -13,7 +13,7 @@ use model::mark::{BASE, BASE_MASK, FOREIGN_MASK};
 use model::pool::Family;
 
 use crate::compile::names;
-use crate::nft::{BaseChain, ChainKind, Hook, Table};
+use crate::nft::{BaseChain, ChainKind, Hook, Statement, Table};
 use crate::state::{DatapathState, RouteTarget, RoutingRule};
 use crate::view::NodeView;
 use read::Tables;
@@ -87,6 +87,11 @@ pub enum Violation {
         /// The EIP
         address: IpAddr,
     },
+    /// A pod is taken for a stranger, a stranger for a pod, or strangers are not held though policies exist.
+    WrongStrangers {
+        /// IPv4 or IPv6
+        family: Family,
+    },
     /// A chain is missing at its hook, or at the wrong side of what others do there.
     NoChain {
         /// What should be there
@@ -140,6 +145,9 @@ impl fmt::Display for Violation {
                 write!(f, "{address} is answered though it is not due here, or not though it is")
             }
             Self::NoHostRoute { address } => write!(f, "{address} has no host route into the tunnel"),
+            Self::WrongStrangers { family } => {
+                write!(f, "pods that are not known yet are not told from others ({family:?})")
+            }
             Self::NoChain { what } => write!(f, "{what} is missing"),
         }
     }
@@ -159,6 +167,7 @@ pub fn violations(view: &NodeView, state: &DatapathState) -> Vec<Violation> {
             ways(view, state, &tables, family, &mut found);
             ports::judge(view, &tables, family, &mut found);
             answers(view, state, family, &mut found);
+            strangers(view, table, &tables, family, &mut found);
         }
     }
     marks(&tables, &mut found);
@@ -270,6 +279,28 @@ fn answers(view: &NodeView, state: &DatapathState, family: Family, found: &mut B
         if !routed {
             found.insert(Violation::NoHostRoute { address: *address });
         }
+    }
+}
+
+/// Whether new connections of pods that are not known yet are held, and nobody else's.
+fn strangers(
+    view: &NodeView,
+    table: Option<&Table>,
+    tables: &Tables<'_>,
+    family: Family,
+    found: &mut BTreeSet<Violation>,
+) {
+    let set = read::named(names::KNOWN_PODS, family);
+    let asks = |statement: &Statement| matches!(statement, Statement::InSet { set: asked, negate: true, .. } if *asked == set);
+    let rules = table.into_iter().flat_map(|table| table.chains.values());
+    let forward = rules.filter(|chain| chain.hook.as_ref().is_some_and(|base| base.hook == Hook::Forward));
+    let holds = forward.flat_map(|chain| &chain.rules).any(|rule| rule.statements.iter().any(asks));
+    let due = view.settings.start_guard && !view.policies.is_empty() && view.uplink.is_some();
+    let pods = view.pods.values().flat_map(|pod| pod.addresses.iter().copied());
+    let pods: BTreeSet<IpAddr> = pods.filter(|address| Family::of(*address) == family).collect();
+    let known = tables.elements(&set).into_iter().filter_map(|(key, _)| read::address(key));
+    if holds != due || (due && known.collect::<BTreeSet<_>>() != pods) {
+        found.insert(Violation::WrongStrangers { family });
     }
 }
 

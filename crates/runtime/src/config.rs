@@ -65,6 +65,8 @@ pub struct Feature {
     pub no_gateway_action: NoGatewayAction,
     /// `existingFlows`: what becomes of connections that are older than the policy
     pub existing_flows: ExistingFlows,
+    /// `startGuard`: whether new connections of pods that the agent does not know yet are held while any policy exists
+    pub start_guard: bool,
     /// `portLease.restSecond`: how long ports of a node that is gone rest
     pub port_rest_s: u32,
     /// `portLease.drainSecond`: how long ports of an EIP that nobody uses are left to the connections that exist
@@ -138,6 +140,7 @@ impl Default for Feature {
             announce_exclude: vec!["^cali.*".to_owned(), "^br-.*".to_owned()],
             no_gateway_action: NoGatewayAction::default(),
             existing_flows: ExistingFlows::default(),
+            start_guard: true,
             port_rest_s: 120,
             port_drain_s: 3600,
         }
@@ -291,6 +294,7 @@ impl Feature {
             ),
             existing_flows: reader
                 .choice("existingFlows", &[("keep", ExistingFlows::Keep), ("cut", ExistingFlows::Cut)]),
+            start_guard: reader.bool("startGuard", defaults.start_guard),
             port_rest_s: reader.number("portLease.restSecond", defaults.port_rest_s.into(), 0..=86_400),
             port_drain_s: reader.number(
                 "portLease.drainSecond",

@@ -21,6 +21,7 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (TOO_BIG, "replies that exceed the tunnel, answered with fragmentation needed"),
     (DROP_TUNNEL_ENTRY, "packets that somebody routed into the tunnel"),
     (DROP_GUARD, "packets that would have left with a source that is not their EIP"),
+    (DROP_UNKNOWN_POD, "new connections to the outside of pods that are not known yet"),
     (DROP_GUARD_WAY, "packets of a marked flow that would have left past the tunnel"),
 ];
 
@@ -58,6 +59,8 @@ pub const DROP_TUNNEL_ENTRY: &str = "drop_tunnel_entry";
 pub const DROP_GUARD: &str = "drop_guard";
 /// See [`COUNTERS`].
 pub const DROP_GUARD_WAY: &str = "drop_guard_way";
+/// See [`COUNTERS`].
+pub const DROP_UNKNOWN_POD: &str = "drop_unknown_pod";
 
 /// Every EIP of the cluster, by address.
 pub const EIPS: &str = "eips";
@@ -79,6 +82,10 @@ pub const POD_CLASS: &str = "pod_class";
 pub const BOUND_PODS: &str = "bound_pods";
 /// (interface, address) of selected pods whose interface is known.
 pub const POD_INTERFACES: &str = "pod_interfaces";
+/// Addresses of all local pods, selected or not.
+pub const KNOWN_PODS: &str = "known_pods";
+/// All that is neither of the cluster nor of a link.
+pub const OUTSIDE: &str = "outside";
 /// Class to its chain, before routing.
 pub const CLASS_CHAIN: &str = "class_chain";
 /// Class to its chain, after routing.

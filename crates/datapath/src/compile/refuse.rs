@@ -64,6 +64,11 @@ pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
             drop(),
         ],
     );
+    for family in context.families() {
+        if let Some(guard) = super::start::guard(context, family, table) {
+            forward.rule("a pod that just started", guard);
+        }
+    }
     if let Some(mtu) = tunnel_mtu(context.view) {
         for family in context.families() {
             let mss = mtu.saturating_sub(u32::from(family.header) + TCP_HEADER);

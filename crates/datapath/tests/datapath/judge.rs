@@ -168,3 +168,13 @@ fn a_port_that_was_leased_twice_is_noticed() {
     let found = violations(&view, &compile(&view, &numbered(&view)));
     assert!(found.iter().any(|v| matches!(v, Violation::SharedPort { port: 4096, .. })), "{found:?}");
 }
+
+#[test]
+fn strangers_that_pass_for_pods_are_noticed() {
+    let wrong: fn(&Violation) -> bool = |v| matches!(v, Violation::WrongStrangers { .. });
+    noticed(&source(), wrong, |state| set(state, "known_pods4").elements.clear());
+    noticed(&source(), wrong, |state| table(state).chains.get_mut("forward").unwrap().rules.clear());
+    noticed(&source(), wrong, |state| {
+        set(state, "known_pods4").elements.insert(Key::Exact(vec![10, 244, 1, 99]), Value::None);
+    });
+}

@@ -2,14 +2,20 @@
 
 use super::*;
 
-/// What a policy says about a destination, by asking one after the other.
-fn naive<'a>(view: &'a NodeView, pod: &PodKey, to: Ipv4Addr) -> Option<&'a PolicyView> {
+/// Whether an address is of the cluster or of a link.
+fn is_inside(view: &NodeView, to: Ipv4Addr) -> bool {
     let never: [&str; 5] =
         ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"];
     let to = IpAddr::from(to);
-    let inside = view.cluster_cidrs.iter().any(|net| net.contains(&to))
+    view.cluster_cidrs.iter().any(|net| net.contains(&to))
         || view.node_addresses.contains(&to)
-        || never.iter().any(|net| net.parse::<ipnet::IpNet>().unwrap().contains(&to));
+        || never.iter().any(|net| net.parse::<ipnet::IpNet>().unwrap().contains(&to))
+}
+
+/// What a policy says about a destination, by asking one after the other.
+fn naive<'a>(view: &'a NodeView, pod: &PodKey, to: Ipv4Addr) -> Option<&'a PolicyView> {
+    let inside = is_inside(view, to);
+    let to = IpAddr::from(to);
     let specific = |policy: &PolicyView| match &policy.destinations {
         Destinations::Outside => (!inside).then_some(0),
         Destinations::Subnets(nets) => {
@@ -61,6 +67,10 @@ proptest! {
         let outcome = host.receive(&device, packet);
         let chosen = owner.and_then(|(key, _)| naive(&view, key, to));
         let Some(policy) = chosen else {
+            if owner.is_none() && !view.policies.is_empty() && view.uplink.is_some() && !is_inside(&view, to) {
+                prop_assert_eq!(outcome, Outcome::Dropped);
+                return Ok(());
+            }
             // As if we were not there.
             if let Outcome::Sent { packet, .. } = &outcome {
                 prop_assert!(packet.source == from || view.node_addresses.contains(&packet.source));
