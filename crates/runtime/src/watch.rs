@@ -65,7 +65,8 @@ where
         let change = match next {
             None => return Ok(()),
             Some(Ok(event)) => {
-                if pause > FIRST_PAUSE {
+                // The beginning of a list says nothing yet of the server.
+                if pause > FIRST_PAUSE && !matches!(event, Event::Init) {
                     info!(%kind, "watching again");
                     pause = FIRST_PAUSE;
                 }
