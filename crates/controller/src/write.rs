@@ -3,43 +3,38 @@
 //! In steps, each complete before the next begins: what a step wrote is known to the one after it, ports are taken from
 //! one node before another gets them, and a policy says that it is in force after everything that it needs is written.
 
+mod job;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
-use std::time::Duration;
 
 use api::names;
 use api::resource::CustomResource;
 use api::v1beta1::{
     EgressClusterEndpointSlice, EgressClusterPolicy, EgressEndpoint, EgressEndpointSlice, EgressPolicy,
-    EgressPortLease, EgressTunnel,
+    EgressPolicyStatus, EgressPortLease, EgressTunnel, condition,
 };
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, stream};
+use futures::{StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::api::ObjectMeta;
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, Resource};
 use model::PortBlock;
 use model::port_lease::PortLease;
+use model::tunnel::Tunnel;
 use plan::Plan;
 use plan::endpoint_slices::label_value;
+use plan::outcome::TunnelPlan;
 use plan::snapshot::{SliceKey, SliceRecord};
-use runtime::watch::Change;
-use runtime::writer::{Part, WriteError, create, delete, merge_patch, patch};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use runtime::writer::{Part, WriteError};
 use tracing::{debug, warn};
 
+use self::job::{Job, create_job, delete_job, patch_job, set_finalizer, with_ours};
 use crate::render;
 use crate::state::State;
 use crate::watches::Input;
 
 /// Writes at a time.
 const CONCURRENCY: usize = 16;
-/// A write that takes longer has failed. Shorter than what is left of a lease when its holder gives up, so that none is
-/// under way when another replica begins.
-const DEADLINE: Duration = Duration::from_secs(4);
 
 /// What became of the writes of a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,8 +46,6 @@ pub(crate) struct Outcome {
     /// To be tried again
     pub(crate) failed: u64,
 }
-
-type Job = BoxFuture<'static, Result<Option<Input>, WriteError>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -201,6 +194,10 @@ impl Writer<'_> {
         let mut jobs = Vec::new();
         for (name, planned) in &self.plan.tunnels {
             let Some(object) = self.state.tunnels.get(name) else { continue };
+            let known = self.state.snapshot.tunnels.get(name).map(|record| &record.tunnel);
+            if known.is_some_and(|known| is_as_planned(known, planned)) {
+                continue;
+            }
             let mut wanted = object.clone();
             wanted.status = Some(render::tunnel_status(planned, object.status.clone().unwrap_or_default()));
             jobs.extend(patch_job(self.api(), object, &wanted, Part::Status, Input::Tunnel));
@@ -213,7 +210,11 @@ impl Writer<'_> {
         let mut jobs = Vec::new();
         for (node, planned) in &self.plan.leases {
             let object = self.state.leases.get(node);
-            let known = object.map(api::convert::port_lease).unwrap_or_default();
+            let known =
+                self.state.snapshot.leases.get(node).map(|record| record.lease.clone()).unwrap_or_default();
+            if object.is_some() && planned.as_ref() == Some(&known) {
+                continue;
+            }
             if blocks(&known).is_subset(&planned.as_ref().map(blocks).unwrap_or_default()) == losing {
                 continue;
             }
@@ -252,7 +253,12 @@ impl Writer<'_> {
     fn policy_statuses(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
         for (key, planned) in &self.plan.policies {
+            let known = self.state.snapshot.policies.get(key);
+            let is_told = known.is_some_and(|known| known.status == planned.status);
             if let Some(object) = self.state.policies.get(key) {
+                if is_told && is_observed(&object.metadata, object.status.as_ref()) {
+                    continue;
+                }
                 let before =
                     object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
                 let status = render::policy_status(planned, before, object.metadata.generation, self.now);
@@ -261,6 +267,9 @@ impl Writer<'_> {
                 let api = self.namespaced(key.namespace.as_deref());
                 jobs.extend(patch_job(api, object, &wanted, Part::Status, Input::Policy));
             } else if let Some(object) = self.state.cluster_policies.get(key) {
+                if is_told && is_observed(&object.metadata, object.status.as_ref()) {
+                    continue;
+                }
                 let before =
                     object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
                 let status = render::policy_status(planned, before, object.metadata.generation, self.now);
@@ -282,7 +291,8 @@ impl Writer<'_> {
 
     fn slices(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
-        for (key, slice) in &self.plan.slices {
+        let known = &self.state.snapshot.slices;
+        for (key, slice) in self.plan.slices.iter().filter(|(key, slice)| known.get(*key) != Some(*slice)) {
             let metadata = self.slice_metadata(key, slice);
             let endpoints: Vec<EgressEndpoint> = slice.endpoints.iter().map(render::endpoint).collect();
             match &key.namespace {
@@ -358,128 +368,24 @@ impl Writer<'_> {
     }
 }
 
-/// An object's metadata with our labels, annotations and owner in it.
-fn with_ours(known: &ObjectMeta, ours: ObjectMeta) -> ObjectMeta {
-    let mut metadata = known.clone();
-    metadata.labels.get_or_insert_default().extend(ours.labels.unwrap_or_default());
-    if let Some(annotations) = ours.annotations {
-        metadata.annotations.get_or_insert_default().extend(annotations);
-    }
-    metadata.owner_references = ours.owner_references;
-    metadata
+/// Whether a tunnel's status says the controller's part already. Saves a look at the whole object.
+fn is_as_planned(known: &Tunnel, planned: &TunnelPlan) -> bool {
+    known.ipv4 == planned.ipv4
+        && known.ipv6 == planned.ipv6
+        && known.mac == Some(planned.mac)
+        && known.mark == planned.mark
+        && known.phase == Some(planned.phase)
+}
+
+/// Whether a policy's condition is about the object as it is now.
+fn is_observed(metadata: &ObjectMeta, status: Option<&EgressPolicyStatus>) -> bool {
+    let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let ready = condition(conditions, names::CONDITION_READY);
+    ready.is_some_and(|ready| ready.observed_generation == metadata.generation)
 }
 
 fn blocks(lease: &PortLease) -> BTreeSet<(model::EipPair, PortBlock)> {
     let of_eip =
         lease.leases.iter().map(|lease| lease.blocks.iter().map(move |leased| (lease.eip, leased.block)));
     of_eip.flatten().collect()
-}
-
-fn set_finalizer(metadata: &mut ObjectMeta, finalizer: &str, wanted: bool, deleting: bool) {
-    let finalizers = metadata.finalizers.get_or_insert_default();
-    let is_there = finalizers.iter().any(|known| known == finalizer);
-    if wanted && !is_there && !deleting {
-        finalizers.push(finalizer.to_owned());
-    } else if !wanted && is_there {
-        finalizers.retain(|known| known != finalizer);
-    }
-    if finalizers.is_empty() {
-        metadata.finalizers = None;
-    }
-}
-
-/// A patch that makes the wanted object of the known one; `None` where they are the same.
-fn patch_job<K>(api: Api<K>, known: &K, wanted: &K, part: Part, wrap: fn(Change<K>) -> Input) -> Option<Job>
-where
-    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Debug + Send + 'static,
-{
-    let name = known.name_any();
-    let version = known.resource_version();
-    let difference = difference(known, wanted, part)?;
-    let job = async move {
-        let written = patch(&api, &name, version.as_deref(), part, difference).await?;
-        Ok(Some(wrap(Change::Applied(written))))
-    };
-    Some(in_time(job).boxed())
-}
-
-/// The merge patch for one part of an object.
-fn difference<K: Serialize>(known: &K, wanted: &K, part: Part) -> Option<Value> {
-    let (known, wanted) = (serde_json::to_value(known).ok()?, serde_json::to_value(wanted).ok()?);
-    match part {
-        Part::Main => merge_patch(&known, &wanted),
-        Part::Status => {
-            let none = json!({});
-            let status = |object: &Value| object.get("status").unwrap_or(&none).clone();
-            merge_patch(&status(&known), &status(&wanted)).map(|status| json!({ "status": status }))
-        }
-    }
-}
-
-fn create_job<K>(api: Api<K>, object: K, wrap: fn(Change<K>) -> Input) -> Job
-where
-    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Debug + Send + Sync + 'static,
-{
-    in_time(async move { Ok(Some(wrap(Change::Applied(create(&api, &object).await?)))) }).boxed()
-}
-
-fn delete_job<K>(api: Api<K>, object: &K) -> Job
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    let (name, uid) = (object.name_any(), object.uid());
-    in_time(async move {
-        delete(&api, &name, uid.as_deref()).await?;
-        Ok(None)
-    })
-    .boxed()
-}
-
-async fn in_time(
-    job: impl Future<Output = Result<Option<Input>, WriteError>>,
-) -> Result<Option<Input>, WriteError> {
-    let late = |_| WriteError::Unavailable {
-        what: "write".to_owned(),
-        source: Box::new(kube::Error::Service(format!("no answer in {} s", DEADLINE.as_secs()).into())),
-    };
-    tokio::time::timeout(DEADLINE, job).await.map_err(late)?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use api::v1beta1::EgressGateway;
-
-    #[test]
-    fn a_finalizer_is_added_beside_others_and_never_while_deleting() {
-        let mut metadata = ObjectMeta { finalizers: Some(vec!["other".to_owned()]), ..ObjectMeta::default() };
-        set_finalizer(&mut metadata, "ours", true, true);
-        assert_eq!(metadata.finalizers, Some(vec!["other".to_owned()]));
-        set_finalizer(&mut metadata, "ours", true, false);
-        assert_eq!(metadata.finalizers, Some(vec!["other".to_owned(), "ours".to_owned()]));
-        set_finalizer(&mut metadata, "ours", false, true);
-        assert_eq!(metadata.finalizers, Some(vec!["other".to_owned()]));
-    }
-
-    #[test]
-    fn a_patch_touches_its_own_part_only() {
-        let known = EgressGateway::named("g");
-        let mut wanted = known.clone();
-        wanted.spec.ippools.ipv4_default_eip = "10.6.1.1".to_owned();
-        assert_eq!(difference(&known, &known, Part::Main), None);
-        assert_eq!(difference(&known, &wanted, Part::Status), None);
-        let expected = json!({"spec": {"ippools": {"ipv4DefaultEIP": "10.6.1.1"}}});
-        assert_eq!(difference(&known, &wanted, Part::Main), Some(expected));
-    }
-
-    #[test]
-    fn others_labels_of_a_slice_stay() {
-        let labels = BTreeMap::from([("theirs".to_owned(), "1".to_owned())]);
-        let known = ObjectMeta { labels: Some(labels), ..ObjectMeta::default() };
-        let ours = ObjectMeta {
-            labels: Some(BTreeMap::from([("ours".to_owned(), "2".to_owned())])),
-            ..ObjectMeta::default()
-        };
-        assert_eq!(with_ours(&known, ours).labels.map(|labels| labels.len()), Some(2));
-    }
 }
