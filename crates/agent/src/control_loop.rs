@@ -181,7 +181,7 @@ impl ControlLoop {
                     true
                 }
             };
-            if !self.converger.objects.in_sync() {
+            if !self.converger.objects().in_sync() {
                 continue;
             }
             if is_due && retry.is_none() {
@@ -195,21 +195,21 @@ impl ControlLoop {
     fn use_old_lists(&mut self) {
         let Some(disk) = &mut self.outbox.disk else { return };
         let lists = std::mem::take(&mut disk.lists);
-        if self.converger.objects.in_sync() || lists.is_empty() {
+        if self.converger.objects().in_sync() || lists.is_empty() {
             return;
         }
         tracing::warn!("the API server has not listed everything; going on with what the last run knew");
         // Kinds that the API server does list must stay on disk too.
-        for event in lists.iter().filter(|event| !self.converger.objects.is_listed(event)) {
+        for event in lists.iter().filter(|event| !self.converger.objects().is_listed(event)) {
             disk.snapshot.absorb(event);
         }
-        self.converger.objects.absorb_old(lists);
+        self.converger.absorb_old(lists);
     }
 
     /// Writes the objects to disk, once all are known.
     fn save(&mut self) {
         let Some(disk) = &self.outbox.disk else { return };
-        if !self.is_saved && self.converger.objects.in_sync() {
+        if !self.is_saved && self.converger.objects().in_sync() {
             self.is_saved = disk.writer.write(&disk.snapshot);
         }
     }
@@ -302,7 +302,7 @@ impl ControlLoop {
     }
 
     fn own_lease(&self) -> Option<&crate::objects::NodeLease> {
-        self.converger.objects.leases.get(&self.node)
+        self.converger.objects().leases.get(&self.node)
     }
 
     /// Tells the probe thread whether this node reaches the outside.
@@ -321,7 +321,7 @@ impl ControlLoop {
 
     /// Says what the node's objects shall say.
     fn wish(&self) {
-        let tunnel = self.converger.objects.tunnels.get(&self.node);
+        let tunnel = self.converger.objects().tunnels.get(&self.node);
         let lease = self.own_lease().filter(|lease| lease.observed != lease.lease.generation);
         let loaded =
             lease.map(|lease| lease.lease.generation).filter(|generation| *generation == self.generation);

@@ -28,7 +28,7 @@ use model::EipPair;
 use model::mark::EgressId;
 
 use crate::keys::Keyring;
-use crate::node_view::{Local, node_view, probe_addresses, topology};
+use crate::node_view::{Derived, Local, node_view, probe_addresses, topology};
 use crate::objects::{Event, Objects};
 use crate::probe::{Inheritance, Report, Setup};
 
@@ -103,8 +103,8 @@ pub struct Outcome {
 /// Holds what is known, and makes passes.
 pub struct Converger<K> {
     kernel: K,
-    /// What the API server says
-    pub objects: Objects,
+    objects: Objects,
+    derived: Option<Derived>,
     local: Local,
     numbering: Option<Numbering>,
     /// Last tunnel of this node, for when its object is gone for a while.
@@ -128,6 +128,7 @@ impl<K: Kernel> Converger<K> {
         Self {
             kernel,
             objects: Objects::default(),
+            derived: None,
             local: Local { node: node.to_owned(), settings, ..Local::default() },
             numbering: None,
             tunnel: None,
@@ -144,7 +145,23 @@ impl<K: Kernel> Converger<K> {
 
     /// Takes in what a watch says. Returns whether it matters.
     pub fn absorb(&mut self, event: Event) -> bool {
-        self.objects.absorb(event)
+        let matters = self.objects.absorb(event);
+        if matters {
+            self.derived = None;
+        }
+        matters
+    }
+
+    /// Takes in lists of an earlier run, of kinds that were not listed yet.
+    pub fn absorb_old(&mut self, lists: Vec<Event>) {
+        self.objects.absorb_old(lists);
+        self.derived = None;
+    }
+
+    /// What the API server says.
+    #[must_use]
+    pub fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     /// Takes in what the probe thread says. Returns whether it matters.
@@ -256,7 +273,8 @@ impl<K: Kernel> Converger<K> {
     }
 
     fn view_now(&mut self) -> NodeView {
-        let mut view = node_view(&self.objects, &self.local);
+        let derived = self.derived.get_or_insert_with(|| Derived::of(&self.objects, &self.local.node));
+        let mut view = node_view(&self.objects, derived, &self.local);
         // An object that is deleted and made anew must not take the tunnel down in between.
         match &view.tunnel {
             Some(tunnel) => self.tunnel = Some(tunnel.clone()),
@@ -269,8 +287,9 @@ impl<K: Kernel> Converger<K> {
     /// out that connections have. The connections are read only when an EIP comes or goes.
     fn update_held(&mut self) -> Result<(), PassError<K::Error>> {
         let numbering = self.numbering.get_or_insert_default();
+        let derived = self.derived.get_or_insert_with(|| Derived::of(&self.objects, &self.local.node));
+        let used = derived.used();
         let held = std::mem::take(&mut self.local.held);
-        let used: BTreeSet<EipPair> = node_view(&self.objects, &self.local).eips.into_keys().collect();
         let leaving: BTreeSet<&EipPair> =
             self.numbered.iter().chain(&held).filter(|eip| !used.contains(eip)).collect();
         let coming = used.iter().any(|eip| numbering.id(eip).is_none());
@@ -295,7 +314,8 @@ impl<K: Kernel> Converger<K> {
 
     /// What the probe thread has to know, if that has changed.
     fn setup_for(&mut self, view: &NodeView) -> Option<Setup> {
-        let topology = topology(&self.objects, &self.local);
+        let derived = self.derived.get_or_insert_with(|| Derived::of(&self.objects, &self.local.node));
+        let topology = topology(&self.objects, derived, &self.local);
         let (own, addresses) = probe_addresses(view);
         let key: SetupKey = (topology, own, addresses);
         if self.setup.as_ref() == Some(&key) {

@@ -211,7 +211,7 @@ pub fn monitor(tunnel: &str, own_port: u32) -> anyhow::Result<watch::Receiver<u6
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the kernel is no longer listened to; it is read anew at intervals");
+                    tracing::error!(%error, "the kernel can't be listened to any more");
                     return;
                 }
             }

@@ -11,9 +11,10 @@ use datapath::view::{
 };
 use liveness::{EipGroup, Node, Topology};
 use model::EipPair;
+use model::cluster;
 use model::gateway_order::gateway_order;
-use model::policy::{EgressChoice, PodSelection};
-use model::port_lease::{BlockRole, BlockState};
+use model::policy::{EgressChoice, Namespaces, PodSelection};
+use model::port_lease::{BlockRole, BlockState, LeasedBlock};
 use model::tunnel_mac::MacAddress;
 
 use crate::objects::{Objects, PlacedPolicy};
@@ -40,9 +41,39 @@ pub struct Local {
     pub held: BTreeSet<EipPair>,
 }
 
-/// The groups of all EIPs of the cluster.
-#[must_use]
-pub fn groups(objects: &Objects) -> BTreeMap<EipPair, EipGroup> {
+/// What follows from the objects alone, kept for as long as they don't change: liveness changes far more often.
+#[derive(Clone, Debug, Default)]
+pub struct Derived {
+    /// The groups of all EIPs of the cluster
+    groups: BTreeMap<EipPair, EipGroup>,
+    /// Local pods that each policy selects, in the order of [`Objects::all_policies`]
+    selected: Vec<BTreeSet<PodKey>>,
+    /// EIPs that pods of this node leave with, or may at once: those of policies that select one, and those of its leases
+    used: BTreeSet<EipPair>,
+}
+
+impl Derived {
+    /// Of these objects, on that node.
+    #[must_use]
+    pub fn of(objects: &Objects, node: &str) -> Self {
+        let selected: Vec<BTreeSet<PodKey>> =
+            objects.all_policies().map(|policy| selected(objects, policy)).collect();
+        let selecting = objects.all_policies().zip(&selected).filter(|(_, pods)| !pods.is_empty());
+        let leases = objects.leases.get(node).into_iter().flat_map(|node| &node.lease.leases);
+        let leased = leases.filter(|lease| lease.blocks.iter().any(|block| block.role == BlockRole::Source));
+        let used =
+            selecting.filter_map(|(policy, _)| policy.eip).chain(leased.map(|lease| lease.eip)).collect();
+        Self { groups: groups(objects), selected, used }
+    }
+
+    /// EIPs that pods of this node leave with, or may at once.
+    #[must_use]
+    pub fn used(&self) -> &BTreeSet<EipPair> {
+        &self.used
+    }
+}
+
+fn groups(objects: &Objects) -> BTreeMap<EipPair, EipGroup> {
     let mut groups: BTreeMap<EipPair, EipGroup> = BTreeMap::new();
     for group in objects.gateways.values() {
         for (eip, preferred) in &group.eips {
@@ -75,39 +106,43 @@ pub fn groups(objects: &Objects) -> BTreeMap<EipPair, EipGroup> {
 }
 
 /// Local pods that have packets of their own.
-fn endpoints(objects: &Objects) -> impl Iterator<Item = (&model::cluster::PodKey, &model::cluster::Pod)> {
+fn endpoints(objects: &Objects) -> impl Iterator<Item = (&cluster::PodKey, &cluster::Pod)> {
     objects.pods.iter().filter(|(_, pod)| pod.is_endpoint())
 }
 
 fn selected(objects: &Objects, policy: &PlacedPolicy) -> BTreeSet<PodKey> {
-    let (namespaces, by_pod): (_, &dyn Fn(&model::cluster::Pod) -> bool) = match &policy.policy.pods {
+    let (namespaces, by_pod): (_, &dyn Fn(&cluster::Pod) -> bool) = match &policy.policy.pods {
         PodSelection::Labels(namespaces, selector) => (namespaces, &|pod| selector.matches(&pod.labels)),
         PodSelection::Subnets(namespaces, subnets) => (namespaces, &|pod| {
             pod.addresses.iter().any(|address| subnets.iter().any(|net| net.contains(address)))
         }),
     };
-    endpoints(objects)
+    // Most policies are for one namespace, and most namespaces have no pod here.
+    let first = match namespaces {
+        Namespaces::One(namespace) => namespace.as_str(),
+        Namespaces::All | Namespaces::Matching(_) => "",
+    };
+    let from = cluster::PodKey { namespace: first.to_owned(), name: String::new() };
+    let in_range = |key: &cluster::PodKey| first.is_empty() || key.namespace == first;
+    objects
+        .pods
+        .range(from..)
+        .take_while(|(key, _)| in_range(key))
         .filter(|(key, pod)| {
-            namespaces.contain(&key.namespace, objects.namespaces.get(&key.namespace)) && by_pod(pod)
+            let labels = objects.namespaces.get(&key.namespace);
+            pod.is_endpoint() && namespaces.contain(&key.namespace, labels) && by_pod(pod)
         })
         .map(|(key, _)| PodKey::new(&key.namespace, &key.name))
         .collect()
 }
 
-/// EIPs that pods of this node leave with, or may at once: those of policies that select one, and those of its leases.
-fn used_eips(objects: &Objects, node: &str) -> BTreeSet<EipPair> {
-    let selecting = objects.all_policies().filter(|policy| !selected(objects, policy).is_empty());
-    let leases = objects.leases.get(node).into_iter().flat_map(|node| &node.lease.leases);
-    let leased = leases.filter(|lease| lease.blocks.iter().any(|block| block.role == BlockRole::Source));
-    selecting.filter_map(|policy| policy.eip).chain(leased.map(|lease| lease.eip)).collect()
-}
-
 /// What liveness has to know.
 #[must_use]
-pub fn topology(objects: &Objects, local: &Local) -> Topology {
-    let used: BTreeSet<EipPair> = used_eips(objects, &local.node).union(&local.held).copied().collect();
-    let mut eips = groups(objects);
-    eips.retain(|eip, group| used.contains(eip) || is_gateway_of(local, eip, group));
+pub fn topology(objects: &Objects, derived: &Derived, local: &Local) -> Topology {
+    let used: BTreeSet<EipPair> = derived.used.union(&local.held).copied().collect();
+    let concerned =
+        derived.groups.iter().filter(|(eip, group)| used.contains(eip) || is_gateway_of(local, eip, group));
+    let eips = concerned.map(|(eip, group)| (*eip, group.clone())).collect();
     let others = objects.tunnels.iter().filter(|(node, _)| **node != local.node);
     let nodes =
         others.filter(|(_, tunnel)| tunnel.ipv4.is_some() || tunnel.ipv6.is_some()).map(|(node, tunnel)| {
@@ -129,18 +164,22 @@ fn public_key(text: &str) -> Option<[u8; 32]> {
 
 /// What `datapath` has to know.
 #[must_use]
-pub fn node_view(objects: &Objects, local: &Local) -> NodeView {
-    let groups = groups(objects);
+pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeView {
+    let groups = &derived.groups;
     let networks = objects.cluster_networks().cloned().unwrap_or_default();
     let underlays = objects.tunnels.values().filter_map(|tunnel| tunnel.underlay);
     let uplink = local.uplink.iter();
     let own = uplink.flat_map(|own| own.ipv4.map(IpAddr::V4).into_iter().chain(own.ipv6.map(IpAddr::V6)));
     let pods = endpoints(objects).map(|(key, pod)| {
-        let pod = Pod { addresses: pod.addresses.clone(), interface: None };
+        let interface = pod.addresses.iter().find_map(|address| local.pod_interfaces.get(address).copied());
+        let pod = Pod { addresses: pod.addresses.clone(), interface };
         (PodKey::new(&key.namespace, &key.name), pod)
     });
-    let used = used_eips(objects, &local.node);
-    let source_eips = used.union(&local.held).map(|eip| (*eip, source_eip(objects, local, &groups, eip)));
+    let own_lease = own_blocks(objects, &local.node);
+    let source_eips = derived.used.union(&local.held).map(|eip| {
+        let blocks = own_lease.get(eip).map(Vec::as_slice).unwrap_or_default();
+        (*eip, source_eip(local, groups.get(eip), eip, blocks))
+    });
     let own_groups = groups.iter().filter(|(eip, group)| is_gateway_of(local, eip, group));
     let mut gateway_eips: BTreeMap<EipPair, GatewayEip> = own_groups
         .map(|(eip, _)| {
@@ -162,6 +201,7 @@ pub fn node_view(objects: &Objects, local: &Local) -> NodeView {
             }));
         }
     }
+    let policies = objects.all_policies().zip(&derived.selected);
     let policy_eips = objects.all_policies().filter_map(|policy| policy.eip);
     NodeView {
         node: local.node.clone(),
@@ -170,7 +210,7 @@ pub fn node_view(objects: &Objects, local: &Local) -> NodeView {
         tunnel: own_tunnel(objects, local),
         peers: peers(objects, local),
         pods: pods.collect(),
-        policies: objects.all_policies().map(|policy| policy_view(objects, &groups, policy)).collect(),
+        policies: policies.map(|(policy, pods)| policy_view(objects, policy, pods)).collect(),
         cluster_cidrs: networks.all,
         node_addresses: networks.nodes.iter().copied().chain(underlays).chain(own).collect(),
         eips: source_eips.collect(),
@@ -222,18 +262,17 @@ pub fn probe_addresses(view: &NodeView) -> (Option<IpAddr>, BTreeMap<String, IpA
     (own, peers.collect())
 }
 
-fn policy_view(objects: &Objects, groups: &BTreeMap<EipPair, EipGroup>, policy: &PlacedPolicy) -> PolicyView {
+fn policy_view(objects: &Objects, policy: &PlacedPolicy, pods: &BTreeSet<PodKey>) -> PolicyView {
     // useNodeIP has no EIP of its own to translate to: refused, never let out with some other address.
     let eip = policy.eip.filter(|_| policy.policy.egress != EgressChoice::NodeAddress);
     let by_eip = || {
         let eip = eip?;
-        groups.get(&eip)?;
         let holder = objects.gateways.iter().find(|(_, group)| group.eips.contains_key(&eip));
         holder.map(|(name, _)| name.clone())
     };
     PolicyView {
         precedence: policy.precedence.clone(),
-        pods: selected(objects, policy),
+        pods: pods.clone(),
         destinations: if policy.policy.destinations.is_empty() {
             Destinations::Outside
         } else {
@@ -244,13 +283,17 @@ fn policy_view(objects: &Objects, groups: &BTreeMap<EipPair, EipGroup>, policy: 
     }
 }
 
-fn source_eip(
-    objects: &Objects,
-    local: &Local,
-    groups: &BTreeMap<EipPair, EipGroup>,
-    eip: &EipPair,
-) -> SourceEip {
-    let group = groups.get(eip);
+/// The node's own blocks by EIP.
+fn own_blocks(objects: &Objects, node: &str) -> BTreeMap<EipPair, Vec<LeasedBlock>> {
+    let mut blocks: BTreeMap<EipPair, Vec<LeasedBlock>> = BTreeMap::new();
+    for lease in objects.leases.get(node).into_iter().flat_map(|node| &node.lease.leases) {
+        let own = lease.blocks.iter().filter(|block| block.role == BlockRole::Source);
+        blocks.entry(lease.eip).or_default().extend(own.copied());
+    }
+    blocks
+}
+
+fn source_eip(local: &Local, group: Option<&EipGroup>, eip: &EipPair, blocks: &[LeasedBlock]) -> SourceEip {
     let preferred = group.and_then(|group| group.preferred.clone());
     let carrier = match local.carriers.get(eip) {
         Some(carrier) => carrier.clone(),
@@ -261,14 +304,12 @@ fn source_eip(
         gateway_order(eip, &nodes, preferred.as_deref())
     });
     let candidates = order.unwrap_or_default().into_iter().take(CANDIDATES).map(str::to_owned);
-    let leases = objects.leases.get(&local.node).into_iter().flat_map(|node| &node.lease.leases);
-    let blocks = leases.filter(|lease| lease.eip == *eip).flat_map(|lease| &lease.blocks);
     let mut source = SourceEip {
         candidates: candidates.chain(carrier.clone()).collect(),
         carrier,
         ..SourceEip::default()
     };
-    for leased in blocks.filter(|block| block.role == BlockRole::Source) {
+    for leased in blocks {
         if leased.state == BlockState::Active && source.block.is_none() {
             source.block = Some(leased.block);
         } else {

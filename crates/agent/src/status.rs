@@ -106,7 +106,8 @@ impl TunnelStatus {
 /// never over what the controller says of the node.
 #[must_use]
 pub fn phase(tunnel: &Tunnel, programmed: bool, failing: bool) -> Option<Phase> {
-    let addressed = tunnel.mac.is_some() && (tunnel.ipv4.is_some() || tunnel.ipv6.is_some());
+    let addressed =
+        tunnel.mac.is_some() && tunnel.mark.is_some() && (tunnel.ipv4.is_some() || tunnel.ipv6.is_some());
     match tunnel.phase {
         _ if !addressed => None,
         Some(Phase::NodeNotReady) => None,
@@ -236,6 +237,7 @@ mod tests {
         Tunnel {
             ipv4: "172.31.0.1".parse().ok(),
             mac: "66:00:00:00:00:01".parse().ok(),
+            mark: Some(0x2600_0001),
             phase,
             ..Tunnel::default()
         }

@@ -52,7 +52,9 @@ fn world() -> World {
 fn start(node: &str) -> Converger<Linux> {
     let mut converger =
         Converger::new(node, Settings::default(), Linux::open(UplinkChoice::DefaultRoute).unwrap());
-    converger.objects = world().objects;
+    for event in world().events {
+        converger.absorb(event);
+    }
     converger
 }
 

@@ -13,8 +13,16 @@ fn local(node: &str) -> Local {
     Local { node: node.to_owned(), ..Local::default() }
 }
 
+fn view_of(objects: &Objects, local: &Local) -> NodeView {
+    node_view(objects, &Derived::of(objects, &local.node), local)
+}
+
+fn topology_of(objects: &Objects, local: &Local) -> Topology {
+    topology(objects, &Derived::of(objects, &local.node), local)
+}
+
 fn view(world: &World, node: &str) -> NodeView {
-    node_view(&world.objects, &local(node))
+    view_of(&world.objects, &local(node))
 }
 
 #[track_caller]
@@ -113,7 +121,7 @@ fn the_carrier_is_whom_liveness_names_or_nobody() {
     for carrier in [Some("g2".to_owned()), None] {
         let mut local = local("n1");
         local.carriers.insert(eip(), carrier.clone());
-        assert_eq!(node_view(&world.objects, &local).eips[&eip()].carrier, carrier);
+        assert_eq!(view_of(&world.objects, &local).eips[&eip()].carrier, carrier);
     }
 }
 
@@ -125,13 +133,13 @@ fn a_gateway_knows_all_leases_of_its_eips_and_answers_for_what_it_claims() {
         .lease("g2", json!([{"first": 49152, "size": 1024, "state": "Active", "role": "Overflow"}]));
     let mut local = local("g2");
     local.claims.insert(eip());
-    let view = node_view(&world.objects, &local);
+    let view = view_of(&world.objects, &local);
     let gateway = &view.gateway_eips[&eip()];
     assert!(gateway.answers);
     let leases: Vec<_> = gateway.leases.iter().map(|lease| (lease.node.as_str(), lease.role)).collect();
     assert_eq!(leases, [("n1", LeaseRole::Source), ("g2", LeaseRole::Overflow)]);
     assert!(
-        !node_view(&world.objects, &Local { node: "g1".to_owned(), ..Local::default() }).gateway_eips[&eip()]
+        !view_of(&world.objects, &Local { node: "g1".to_owned(), ..Local::default() }).gateway_eips[&eip()]
             .answers
     );
 }
@@ -152,15 +160,15 @@ fn a_policy_with_an_eip_that_no_gateway_names_yet_is_carried_by_the_node_of_its_
 #[test]
 fn liveness_hears_of_own_groups_of_used_eips_and_of_keys() {
     let world = pods(World::cluster()).policy(by_app());
-    let source = topology(&world.objects, &local("n1"));
+    let source = topology_of(&world.objects, &local("n1"));
     assert_eq!(source.used, BTreeSet::from([eip()]));
     assert_eq!(source.nodes.keys().collect::<Vec<_>>(), ["g1", "g2"]);
     assert_eq!(source.nodes["g2"].key, Some([2; 32]));
     assert_eq!(source.eips[&eip()].preferred.as_deref(), Some("g1"));
-    let gateway = topology(&world.objects, &local("g2"));
+    let gateway = topology_of(&world.objects, &local("g2"));
     assert_eq!(gateway.eips.len(), 1);
     // Pods are known of this one node only, whatever its name here; a bystander without pods and groups watches nobody.
-    let bystander = topology(&World::cluster().objects, &local("n9"));
+    let bystander = topology_of(&World::cluster().objects, &local("n9"));
     assert!(bystander.eips.is_empty());
 }
 
@@ -172,7 +180,7 @@ fn the_tunnel_is_that_of_the_served_families() {
     let mut local = local("n1");
     local.settings.ipv4 = false;
     local.settings.ipv6 = true;
-    assert_eq!(node_view(&World::cluster().objects, &local).tunnel, None);
+    assert_eq!(view_of(&World::cluster().objects, &local).tunnel, None);
 }
 
 #[test]
@@ -211,4 +219,14 @@ fn a_list_replaces_all_that_was_there_and_all_kinds_must_be_listed_first() {
     assert!(objects.in_sync());
     assert!(objects.gateways.is_empty());
     assert!(!objects.absorb(Event::Lease(Change::Replaced(vec![]))));
+}
+
+#[test]
+fn a_pod_with_a_veth_of_its_own_is_bound_to_it() {
+    let world = pods(World::cluster()).policy(by_app());
+    let mut local = local("n1");
+    local.pod_interfaces.insert("10.21.1.2".parse().unwrap(), 7);
+    let view = view_of(&world.objects, &local);
+    let interface = |name: &str| view.pods[&PodKey::new("default", name)].interface;
+    assert_eq!((interface("web"), interface("db")), (Some(7), None));
 }
