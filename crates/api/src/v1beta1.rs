@@ -81,3 +81,6 @@ pub struct IpLists {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ipv6: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,9 @@ use kube_core::ObjectMeta;
 use model::Reason;
 use model::policy::{EgressChoice, PodSelection};
 
+use proptest::prelude::*;
+use serde_json::json;
+
 use super::*;
 use crate::v1beta1::{EgressClusterPolicy, EgressGateway, EgressPolicy, EgressPortLease, EgressTunnel};
 
@@ -167,6 +170,47 @@ fn leases_read_back_as_they_are_written() {
     let again =
         EgressPortLease { metadata: ObjectMeta::default(), spec: port_lease_spec(&lease), status: None };
     assert_eq!(port_lease(&again), lease);
+}
+
+proptest! {
+    /// Whatever text is in the fields, it is read or refused with the field's path.
+    #[test]
+    fn any_text_is_read_or_refused(texts in proptest::collection::vec(".{0,20}|[0-9a-f.:/-]{0,40}", 8)) {
+        let text = |index: usize| texts[index].clone();
+        let object: EgressGateway = serde_json::from_value(json!({"metadata": {"name": "g"}, "spec": {
+            "ippools": {"ipv4": [text(0)], "ipv6": [text(1)], "ipv4DefaultEIP": text(2), "ipv6DefaultEIP": text(3)},
+            "nodeSelector": {"selector": {"matchExpressions": [{"key": text(4), "operator": text(5), "values": [text(6)]}]}},
+        }})).unwrap();
+        if let Err(reason) = gateway(&object) {
+            prop_assert!(reason.to_string().starts_with("spec."), "{}", reason);
+        }
+        let object: EgressPolicy = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {
+            "egressIP": {"ipv4": text(0), "ipv6": text(1), "allocatorPolicy": text(2)},
+            "appliedTo": {"podSubnet": [text(3)]}, "destSubnet": [text(4), text(5)],
+        }})).unwrap();
+        if let Err(reason) = policy(&object) {
+            prop_assert!(reason.to_string().starts_with("spec."), "{}", reason);
+        }
+        let object: EgressTunnel = serde_json::from_value(json!({"status": {
+            "tunnel": {"ipv4": text(0), "ipv6": text(1), "mac": text(2), "parent": {"ipv4": text(3), "ipv6": text(4)}},
+            "mark": text(5), "phase": text(6), "claims": [{"eip": text(7), "epoch": 1}],
+        }})).unwrap();
+        let _ = tunnel(&object);
+        let _ = networks(&serde_json::from_value(json!({"spec": {"extraCidr": texts}})).unwrap());
+    }
+
+    /// Whatever numbers are in a lease, what is read of it are valid blocks.
+    #[test]
+    fn any_block_is_read_or_left_out(first in any::<i64>(), size in any::<i64>(), log2 in 0u32..20) {
+        for size in [size, 1 << log2] {
+            let object: EgressPortLease = serde_json::from_value(json!({"spec": {"leases": [
+                {"gateway": "g", "ipv4": "10.6.1.1", "blocks": [{"first": first, "size": size}, {"first": first & 0xffc0, "size": size}]},
+            ]}})).unwrap();
+            for leased in port_lease(&object).leases.iter().flat_map(|lease| &lease.blocks) {
+                prop_assert!(leased.block.first() >= 1024 && leased.block.size() >= 64);
+            }
+        }
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ custom_resource!(
     "Pods that an EgressPolicy of the same namespace is for; kept by the controller.",
     plural: "egressendpointslices", singular: "egressendpointslice", short: "egep",
     required: &[], columns: &[],
-    always: {}, optional: { endpoints: Vec<EgressEndpoint> }
+    always: {}, optional: { endpoints: Endpoints }
 );
 
 /// Pods of an EgressClusterPolicy.
@@ -41,8 +41,14 @@ custom_resource!(
     "Pods that an EgressClusterPolicy is for; kept by the controller.",
     plural: "egressclusterendpointslices", singular: "egressclusterendpointslice", short: "egcep",
     required: &[], columns: &[],
-    always: {}, optional: { endpoints: Vec<EgressEndpoint> }
+    always: {}, optional: { endpoints: Endpoints }
 );
+
+/// The pods that the policy is for, as far as this slice holds them.
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+#[expect(dead_code, reason = "describes the field's schema")]
+struct Endpoints(Vec<EgressEndpoint>);
 
 /// A pod with its addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]

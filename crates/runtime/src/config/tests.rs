@@ -1,5 +1,7 @@
 //! What operators write, and what they are told.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn parse(env: &[(&str, &str)], file: &str) -> Result<(Config, Vec<String>), ConfigError> {
@@ -126,4 +128,19 @@ tunnelDetectCustomInterface: [{nodeSelector: {a: b}}]",
 fn text_that_is_no_yaml_is_refused() {
     assert!(problems(&[], "a: [").iter().any(|problem| problem.contains("not YAML")));
     assert!(problems(&[], "- a").iter().any(|problem| problem.contains("not a list of settings")));
+}
+
+proptest! {
+    #[test]
+    fn any_file_and_any_environment_is_read_or_refused(file in "(.|\n){0,200}", value in ".{0,30}") {
+        let _ = Config::parse(|_| Some(value.clone()), Some(&file));
+    }
+
+    #[test]
+    fn any_value_of_a_known_key_is_read_or_refused(
+        key in "(enableIPv4|tunnelIpv4Subnet|vxlan|mark|maxNumberEndpointPerSlice|announcedInterfacesToExclude|noGatewayAction)",
+        value in "[-0-9a-z{}:. /\\[\\]]{0,30}",
+    ) {
+        let _ = Config::parse(|_| None, Some(&format!("{key}: {value}")));
+    }
 }
