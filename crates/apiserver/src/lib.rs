@@ -25,6 +25,7 @@ mod http;
 pub mod limits;
 pub mod meta;
 pub mod openapi;
+mod ownership;
 pub mod patch;
 pub mod resource;
 pub mod schema;

@@ -101,6 +101,8 @@ pub(crate) struct Node {
     pub(crate) items: Option<Arc<Node>>,
     pub(crate) default: Option<Value>,
     pub(crate) list_type: ListType,
+    /// Whether a map is owned and applied as a whole.
+    pub(crate) atomic_map: bool,
     /// `x-kubernetes-patch-merge-key`.
     pub(crate) merge_key: Option<String>,
     /// Whether `x-kubernetes-patch-strategy` has `merge`.

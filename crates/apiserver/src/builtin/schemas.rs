@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::openapi;
 use crate::resource::{Gvk, Registry, ResourceInfo};
-use crate::schema::Schema;
+use crate::schema::{Node, Schema};
 
 /// Compiled once for the process, as they never change.
 static COMPILED: OnceLock<BTreeMap<Gvk, Arc<Schema>>> = OnceLock::new();
@@ -26,6 +26,12 @@ pub(crate) fn wrong_metadata_type(object: &Value) -> Option<String> {
     let config_map = COMPILED.get()?.get(&Gvk::new("", "v1", "ConfigMap"))?;
     let metadata = object.get("metadata")?;
     config_map.wrong_type(&json!({"kind": object.get("kind"), "metadata": metadata}))
+}
+
+/// The schema of `ObjectMeta`, once the built-in resources were made.
+pub(crate) fn object_meta() -> Option<&'static Node> {
+    let config_map = COMPILED.get()?.get(&Gvk::new("", "v1", "ConfigMap"))?;
+    config_map.root().properties.get("metadata").map(|node| &**node)
 }
 
 fn compile(resources: &[ResourceInfo]) -> BTreeMap<Gvk, Arc<Schema>> {

@@ -52,9 +52,10 @@ pub(super) async fn patch(call: &Call, body: Incoming) -> Result<Answer, Refusal
     negotiate(&call.headers, Offer::Objects)?;
     let media_type = body::media_type(&call.headers);
     let patch_type = PatchType::of_content_type(&media_type).ok_or_else(|| {
-        let json = ["application/json-patch+json", "application/merge-patch+json"];
-        let accepted: &[&str] = &[json[0], json[1], "application/strategic-merge-patch+json"];
-        StatusError::unsupported_media_type(if call.resource.builtin { accepted } else { &json })
+        let custom =
+            ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+        let builtin = [custom[0], custom[1], "application/strategic-merge-patch+json", custom[2]];
+        StatusError::unsupported_media_type(if call.resource.builtin { &builtin } else { &custom })
     })?;
     let mut options = options::write(call, "PatchOptions")?;
     if patch_type == PatchType::Apply {

@@ -98,6 +98,10 @@ const ATOMIC_MAPS: &[(&str, Option<&str>)] = &[
     ("rbac.v1.Subject", None),
 ];
 
+/// Values that list keys have if they are absent; they have to be known to tell items apart.
+const KEY_DEFAULTS: &[(&str, &str, &str)] =
+    &[("core.v1.ContainerPort", "protocol", "TCP"), ("core.v1.ServicePort", "protocol", "TCP")];
+
 /// Adds the list types and patch strategies to the schemas that have them.
 pub(super) fn annotate(schemas: &mut Map<String, Value>) {
     for (schema, list, keys) in MERGED_BY_KEY {
@@ -128,6 +132,9 @@ pub(super) fn annotate(schemas: &mut Map<String, Value>) {
     }
     for (schema, list) in ATOMIC_LISTS {
         set(schemas, schema, Some(list), "x-kubernetes-list-type", json!("atomic"));
+    }
+    for (schema, key, default) in KEY_DEFAULTS {
+        set(schemas, schema, Some(key), "default", json!(default));
     }
     for (schema, property) in ATOMIC_MAPS {
         set(schemas, schema, *property, "x-kubernetes-map-type", json!("atomic"));

@@ -48,6 +48,7 @@ impl Compiler<'_, '_> {
         }
         if let Some(mut node) = self.referred(schema, depth) {
             read_patch_strategy(schema, &mut node);
+            node.atomic_map |= is_atomic_map(schema);
             return node;
         }
         let flag = |key: &str| schema.get(key).and_then(Value::as_bool).unwrap_or(false);
@@ -61,6 +62,7 @@ impl Compiler<'_, '_> {
             embedded: flag("x-kubernetes-embedded-resource"),
             default: schema.get("default").filter(|value| !value.is_null()).cloned(),
             list_type: list_type(schema),
+            atomic_map: is_atomic_map(schema),
             ..Node::default()
         };
         read_patch_strategy(schema, &mut node);
@@ -180,6 +182,10 @@ fn list_type(schema: &Value) -> ListType {
         Some("map") => ListType::Map(texts(schema.get("x-kubernetes-list-map-keys"))),
         _ => ListType::Atomic,
     }
+}
+
+fn is_atomic_map(schema: &Value) -> bool {
+    schema.get("x-kubernetes-map-type").and_then(Value::as_str) == Some("atomic")
 }
 
 fn read_patch_strategy(schema: &Value, node: &mut Node) {

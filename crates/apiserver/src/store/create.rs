@@ -6,10 +6,12 @@ use serde_json::Value;
 
 use crate::builtin;
 use crate::meta::{self, NameRule};
+use crate::ownership::{self, Operation};
 use crate::resource::{ResourceInfo, api_version, split_api_version};
 use crate::status_error::StatusError;
+use crate::store::applying::{Author, Owners, set_managed_fields};
 use crate::store::objects::{Entry, Store};
-use crate::store::{Body, Context, FieldValidation, WriteOptions, Written};
+use crate::store::{Body, Context, FieldValidation, Subresource, WriteOptions, Written};
 
 /// What generated names may end in: no vowels, so that no words come out.
 const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -180,9 +182,30 @@ impl Store {
                 "resourceVersion should not be set on objects to be created",
             ));
         }
+        let object = self.insert(ctx, info, value, Owners::Changed, options)?;
+        Ok(Written { object, warnings, created: true })
+    }
+
+    /// Stores a new object, decoded and defaulted.
+    pub(super) fn insert(
+        &mut self,
+        ctx: &mut Context<'_>,
+        info: &Arc<ResourceInfo>,
+        mut value: Value,
+        owners: Owners,
+        options: &WriteOptions,
+    ) -> Result<Arc<Value>, StatusError> {
         self.settle_name(ctx, info, &mut value)?;
         self.check_creatable(info, &value)?;
         set_system_fields(ctx, info, &mut value);
+        let entries = match owners {
+            Owners::Applied(entries) => entries,
+            Owners::Changed => {
+                let author = Author::new(info, Subresource::Main, options, ctx.now);
+                ownership::of_created(info, &value, &author.writer(Operation::Update))
+            }
+        };
+        set_managed_fields(&mut value, ownership::encode(entries));
         builtin::prepare_create(info, &mut value, ctx, &self.view());
         if let Some(existing) =
             self.entry(&info.group_resource(), meta::namespace(&value), meta::name(&value))
@@ -196,8 +219,7 @@ impl Store {
         self.validate(info, &value, None)?;
         self.check_room(&value, true)?;
         self.service_addresses.allocate(info, &mut value, None, options.dry_run)?;
-        let object = if options.dry_run { Arc::new(value) } else { self.commit(info, value, ctx.now) };
-        Ok(Written { object, warnings, created: true })
+        Ok(if options.dry_run { Arc::new(value) } else { self.commit(info, value, ctx.now) })
     }
 
     /// Stores in the storage version, and shows the result in the version of the request.

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::patch;
 use crate::status_error::{FieldError, StatusError};
+use crate::store::applying::Owners;
 use crate::store::create::{Decoded, decode, settle_namespace};
 use crate::store::objects::Store;
 use crate::store::update::check_name;
@@ -29,13 +30,20 @@ impl Store {
                 "application/json-patch+json",
                 "application/merge-patch+json",
                 "application/strategic-merge-patch+json",
+                "application/apply-patch+yaml",
             ]
         } else {
-            &["application/json-patch+json", "application/merge-patch+json"]
+            &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"]
         };
-        let refused = patch_type == PatchType::Apply || patch_type == PatchType::Strategic && !info.builtin;
-        if refused {
+        if patch_type == PatchType::Strategic && !info.builtin {
             return Err(StatusError::unsupported_media_type(accepted));
+        }
+        if patch_type == PatchType::Apply {
+            return self.apply(ctx, target, subresource, Body { value: patch, duplicates }, options);
+        }
+        if options.force {
+            let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
+            return Err(StatusError::invalid_kind("meta.k8s.io", "PatchOptions", "", &[error]));
         }
         let entry = self.find(target)?;
         let old = Self::present(info, entry);
@@ -57,7 +65,7 @@ impl Store {
             decoded.map_err(|error| strict_error_of_patch(options.field_validation, &patch, error))?;
         check_name(target, &mut value)?;
         settle_namespace(info, target.namespace.as_deref(), &mut value)?;
-        let object = self.replace(ctx, target, subresource, &old, value, options)?;
+        let object = self.replace(ctx, target, subresource, &old, value, Owners::Changed, options)?;
         Ok(Written { object, warnings, created: false })
     }
 }

@@ -8,6 +8,7 @@ use crate::meta;
 use crate::resource::ScalePaths;
 use crate::selector::LabelSelector;
 use crate::status_error::{FieldError, StatusError};
+use crate::store::applying::Owners;
 use crate::store::objects::Store;
 use crate::store::{Context, Subresource, Target, WriteOptions, Written};
 
@@ -69,6 +70,22 @@ impl Store {
         }))
     }
 
+    /// Puts the replica count of a `Scale` where the kind has it.
+    pub(super) fn write_replicas(
+        target: &Target,
+        object: &mut Value,
+        scale: &Value,
+    ) -> Result<(), StatusError> {
+        let replicas = scale.pointer("/spec/replicas").cloned().unwrap_or(Value::from(0));
+        let valid = replicas.as_i64().is_some_and(|count| (0..=i64::from(i32::MAX)).contains(&count));
+        if !valid {
+            let error = FieldError::invalid("spec.replicas", &replicas, "must be greater than or equal to 0");
+            return Err(StatusError::invalid_kind("autoscaling", "Scale", &target.name, &[error]));
+        }
+        write(object, &Self::scale_paths(target)?.spec_replicas, replicas);
+        Ok(())
+    }
+
     /// Writes the replica count of a `Scale` to the object that it belongs to.
     pub(super) fn update_scale(
         &mut self,
@@ -77,16 +94,9 @@ impl Store {
         scale: &Value,
         options: &WriteOptions,
     ) -> Result<Written, StatusError> {
-        let paths = Self::scale_paths(target)?.clone();
         let old = Self::present(&target.resource, self.find(target)?);
-        let replicas = scale.pointer("/spec/replicas").cloned().unwrap_or(Value::from(0));
-        let valid = replicas.as_i64().is_some_and(|count| (0..=i64::from(i32::MAX)).contains(&count));
-        if !valid {
-            let error = FieldError::invalid("spec.replicas", &replicas, "must be greater than or equal to 0");
-            return Err(StatusError::invalid_kind("autoscaling", "Scale", &target.name, &[error]));
-        }
         let mut new = (*old).clone();
-        write(&mut new, &paths.spec_replicas, replicas);
+        Self::write_replicas(target, &mut new, scale)?;
         let metadata = meta::metadata_mut(&mut new);
         for key in ["resourceVersion", "uid"] {
             let given = meta::text(scale, key);
@@ -94,7 +104,7 @@ impl Store {
                 metadata.insert(key.to_owned(), Value::from(given));
             }
         }
-        let object = self.replace(ctx, target, Subresource::Scale, &old, new, options)?;
+        let object = self.replace(ctx, target, Subresource::Scale, &old, new, Owners::Changed, options)?;
         let scale = self.scale_of(target, &object)?;
         Ok(Written { object: Arc::new(scale), warnings: Vec::new(), created: false })
     }

@@ -1,5 +1,6 @@
 //! The store as its clients see it, without sockets.
 
+mod applying;
 mod deleting;
 mod reading;
 mod writing;

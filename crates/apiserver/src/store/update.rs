@@ -6,8 +6,10 @@ use serde_json::{Map, Value};
 
 use crate::builtin;
 use crate::meta;
+use crate::ownership;
 use crate::resource::ResourceInfo;
 use crate::status_error::{FieldError, StatusError};
+use crate::store::applying::{Author, Owners, after_update, managed_fields, set_managed_fields};
 use crate::store::create::{Decoded, decode, settle_namespace};
 use crate::store::objects::{Entry, Key, Store};
 use crate::store::{Body, Context, Subresource, Target, WriteOptions, Written};
@@ -46,11 +48,12 @@ impl Store {
             );
             return Err(StatusError::invalid(info, &target.name, &[error]));
         }
-        let object = self.replace(ctx, target, subresource, &old, value, options)?;
+        let object = self.replace(ctx, target, subresource, &old, value, Owners::Changed, options)?;
         Ok(Written { object, warnings, created: false })
     }
 
     /// Stores `new` in place of `old`; both in the version of the request, `new` decoded and defaulted.
+    #[allow(clippy::too_many_arguments, reason = "all writes of existing objects meet here")]
     pub(super) fn replace(
         &mut self,
         ctx: &mut Context<'_>,
@@ -58,9 +61,11 @@ impl Store {
         subresource: Subresource,
         old: &Arc<Value>,
         mut new: Value,
+        owners: Owners,
         options: &WriteOptions,
     ) -> Result<Arc<Value>, StatusError> {
         let info = &target.resource;
+        let given = meta::metadata_mut(&mut new).remove("managedFields").filter(|given| !given.is_null());
         check_preconditions(info, old, &new)?;
         restrict(info, subresource, old, &mut new);
         keep_system_fields(info, old, &mut new);
@@ -72,9 +77,22 @@ impl Store {
             let generation = meta::generation(old) + 1;
             meta::metadata_mut(&mut new).insert("generation".to_owned(), Value::from(generation));
         }
-        if same_content(old, &new) {
+        let same = same_content(old, &new);
+        let known = managed_fields(old);
+        if same && matches!(owners, Owners::Changed) && (given.is_none() || given.as_ref() == known) {
             return Ok(Arc::clone(old));
         }
+        let managed = match owners {
+            Owners::Applied(entries) => ownership::encode(entries),
+            Owners::Changed => {
+                let author = Author::new(info, subresource, options, ctx.now);
+                after_update(info, old, &new, given, &author)
+            }
+        };
+        if same && ownership::same_but_for_time(known, managed.as_ref()) {
+            return Ok(Arc::clone(old));
+        }
+        set_managed_fields(&mut new, managed);
         self.validate(info, &new, Some(old))?;
         self.check_room(&new, false)?;
         self.service_addresses.allocate(info, &mut new, Some(old), options.dry_run)?;
@@ -182,7 +200,6 @@ fn keep_system_fields(info: &ResourceInfo, old: &Value, new: &mut Value) {
     for key in KEPT {
         set_or_remove(metadata, key, meta::metadata(old).and_then(|old| old.get(key)).cloned());
     }
-    metadata.remove("managedFields");
     metadata.remove("selfLink");
     if !info.namespaced {
         metadata.remove("namespace");
@@ -213,8 +230,9 @@ fn content_changed(info: &ResourceInfo, old: &Value, new: &Value) -> bool {
 
 /// Whether writing would change nothing. Empty maps and lists of metadata count as absent.
 fn same_content(old: &Value, new: &Value) -> bool {
-    let filled = |_: &str, value: &Value| match value {
+    let filled = |key: &str, value: &Value| match value {
         Value::Null => false,
+        _ if key == "managedFields" => false,
         Value::Object(map) => !map.is_empty(),
         Value::Array(list) => !list.is_empty(),
         _ => true,

@@ -437,8 +437,40 @@ async fn verbs_with_protobuf_bodies_are_refused_in_the_exact_form() {
         let said = kubectl.fails(arguments).await;
         assert!(said.contains("the body of the request was in an unknown format"), "{arguments:?}: {said}");
     }
-    let said = kubectl
-        .run_with_input(&["apply", "--server-side", "-f", "-"], &config_map("one", "1").to_string())
-        .await;
-    assert!(said.stderr.contains("the body of the request was in an unknown format"), "{}", said.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_side_apply_merges_conflicts_and_takes_over_from_client_side_apply() {
+    let cluster = Cluster::start().await;
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
+    let one = |value: &str| config_map("one", value).to_string();
+    let apply = ["apply", "--server-side", "-f", "-"];
+    let said = kubectl.ok_with_input(&apply, &one("1")).await;
+    assert_eq!(said, "configmap/one serverside-applied\n");
+    kubectl.ok(&["patch", "cm", "one", "--type=merge", "-p", r#"{"data":{"key":"2"}}"#]).await;
+    let refused = kubectl.run_with_input(&apply, &one("1")).await;
+    assert!(!refused.success);
+    assert!(
+        refused.stderr.contains("conflict with \"kubectl-patch\" using v1: .data.key"),
+        "{}",
+        refused.stderr
+    );
+    let diff = ["diff", "--server-side", "--force-conflicts", "-f", "-"];
+    let differs = kubectl.run_with_input(&diff, &one("1")).await;
+    assert!(differs.stdout.contains("+  key: \"1\""), "{}{}", differs.stdout, differs.stderr);
+    kubectl.ok_with_input(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &one("1")).await;
+    assert!(kubectl.run_with_input(&diff, &one("1")).await.success, "no difference is left");
+
+    let two = |value: &str| config_map("two", value).to_string();
+    kubectl.apply(&config_map("two", "1")).await;
+    let said = kubectl.ok_with_input(&apply, &two("2")).await;
+    assert_eq!(said, "configmap/two serverside-applied\n");
+    let moved = cluster.client().get(&format!("{CONFIG_MAPS}/two")).await.expect_code(200);
+    let entries = moved["metadata"]["managedFields"].as_array().expect("entries");
+    let managers: Vec<&Value> = entries.iter().map(|entry| &entry["manager"]).collect();
+    assert_eq!(managers, ["kubectl", "kubectl-last-applied"], "{entries:?}");
+    let said = kubectl.apply(&config_map("two", "3")).await;
+    assert!(said.contains("configured"), "{said}");
+    let back = cluster.client().get(&format!("{CONFIG_MAPS}/two")).await.expect_code(200);
+    assert_eq!(back["data"]["key"], "3");
 }
