@@ -3,6 +3,7 @@
 //! It has a thread and a runtime of its own, for passes block. The API server is not in its way: without it no objects come, and
 //! the loop goes on with those that it has.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -88,6 +89,8 @@ pub struct ControlLoop {
     outbox: Outbox,
     claims: Vec<Claim>,
     generation: i64,
+    /// What the probe thread was told of leases.
+    loaded: Option<BTreeMap<String, u64>>,
     /// Since when passes fail.
     failing: Option<(Instant, String)>,
     retry_pause: Duration,
@@ -107,6 +110,7 @@ impl ControlLoop {
             outbox,
             claims: Vec::new(),
             generation: 0,
+            loaded: None,
             failing: None,
             retry_pause: FIRST_PAUSE,
             is_complete: false,
@@ -127,6 +131,8 @@ impl ControlLoop {
         let mut retry: Option<tokio::time::Instant> = None;
         loop {
             self.outbox.heartbeat.beat();
+            let next_pass =
+                self.converger.next_pass().map(tokio::time::Instant::from_std).filter(|_| retry.is_none());
             let retry_at = retry.unwrap_or_else(tokio::time::Instant::now);
             let is_due = tokio::select! {
                 () = inbox.shutdown.cancelled() => return Ok(()),
@@ -176,6 +182,7 @@ impl ControlLoop {
                     self.converger.forget_connections();
                     true
                 }
+                () = tokio::time::sleep_until(next_pass.unwrap_or(retry_at)), if next_pass.is_some() => true,
                 () = tokio::time::sleep_until(retry_at), if retry.is_some() => {
                     retry = None;
                     true
@@ -272,7 +279,11 @@ impl ControlLoop {
         self.is_complete = complete;
         self.passes += 1;
         if complete {
-            self.outbox.probe.ready(u64::try_from(self.generation).unwrap_or_default());
+            let loaded = self.converger.loaded();
+            if self.loaded.as_ref() != Some(&loaded) {
+                self.outbox.probe.ready(loaded.clone());
+                self.loaded = Some(loaded);
+            }
             self.outbox.not_ready = None;
         }
         self.announce(newly_answered);

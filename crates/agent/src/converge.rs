@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use datapath::compile::{compile, names};
 use datapath::diff::diff;
@@ -23,13 +24,14 @@ use datapath::nft::TableFamily;
 use datapath::numbering::{Exhausted, Numbering};
 use datapath::state::DatapathState;
 use datapath::transaction::{Found, Interest, TableId, Transaction};
-use datapath::view::{NodeView, OwnTunnel, Settings, Uplink};
+use datapath::view::{NodeView, OwnTunnel, Settings, SourceEip, Uplink};
 use model::EipPair;
 use model::mark::EgressId;
 
+use crate::activation::Activation;
 use crate::keys::Keyring;
 use crate::node_view::{Derived, Local, node_view, probe_addresses, topology};
-use crate::objects::{Event, Objects};
+use crate::objects::{Event, NodeLease, Objects};
 use crate::probe::{Inheritance, Report, Setup};
 
 /// What a pass needs of Linux.
@@ -117,6 +119,7 @@ pub struct Converger<K> {
     last_wanted: Option<DatapathState>,
     connections_due: bool,
     surroundings_due: bool,
+    activation: Activation,
 }
 
 /// What a [`Setup`] is made of, comparable.
@@ -140,6 +143,7 @@ impl<K: Kernel> Converger<K> {
             last_wanted: None,
             connections_due: true,
             surroundings_due: true,
+            activation: Activation::default(),
         }
     }
 
@@ -167,7 +171,12 @@ impl<K: Kernel> Converger<K> {
     /// Takes in what the probe thread says. Returns whether it matters.
     pub fn report(&mut self, report: Report) -> bool {
         let claims: BTreeSet<EipPair> = report.claims.into_keys().collect();
-        let changed = self.local.carriers != report.carriers || self.local.claims != claims;
+        let is_confirmed = self.local.confirmed == report.confirmed && self.local.claimed == report.claimed;
+        let changed = self.local.carriers != report.carriers
+            || self.local.claims != claims
+            || (!is_confirmed && self.activation.next().is_some());
+        self.local.confirmed = report.confirmed;
+        self.local.claimed = report.claimed;
         self.local.carriers = report.carriers;
         self.local.claims = claims;
         changed
@@ -280,7 +289,28 @@ impl<K: Kernel> Converger<K> {
             Some(tunnel) => self.tunnel = Some(tunnel.clone()),
             None => view.tunnel = self.tunnel.clone(),
         }
+        let ready = ready_eips(&self.objects, &self.local, &view);
+        let (before, now) = (self.last_view.as_ref(), Instant::now());
+        self.activation.apply(&mut view, before, now, |eip| ready.contains(eip));
         view
+    }
+
+    /// When a pass is due though nothing happens.
+    #[must_use]
+    pub fn next_pass(&self) -> Option<Instant> {
+        self.activation.next()
+    }
+
+    /// Generations of the other nodes' leases that the kernel holds since the last pass.
+    #[must_use]
+    pub fn loaded(&self) -> BTreeMap<String, u64> {
+        let Some(view) = &self.last_view else { return BTreeMap::new() };
+        let others = self.objects.leases.iter().filter(|(node, _)| **node != self.local.node);
+        let carried = others.filter(|(_, held)| {
+            held.lease.leases.iter().any(|lease| view.gateway_eips.contains_key(&lease.eip))
+        });
+        let generation = |held: &NodeLease| u64::try_from(held.lease.generation).unwrap_or_default();
+        carried.map(|(node, held)| (node.clone(), generation(held))).collect()
     }
 
     /// EIPs that no policy and no lease of this node names any more stay while connections use them; and no id is given
@@ -326,6 +356,23 @@ impl<K: Kernel> Converger<K> {
         let keys = topology.nodes.iter().filter_map(|(node, info)| Some((node.clone(), info.key?)));
         Some(Setup { keyring: Keyring::new(keys.collect()), topology, own, addresses })
     }
+}
+
+/// EIPs that new connections can leave with right now, and get their answers.
+fn ready_eips(objects: &Objects, local: &Local, view: &NodeView) -> BTreeSet<EipPair> {
+    let own = objects.leases.get(&local.node);
+    let generation = own.and_then(|own| u64::try_from(own.lease.generation).ok()).unwrap_or_default();
+    let is_ready = |(eip, source): &(&EipPair, &SourceEip)| {
+        let answered_here = || view.gateway_eips.get(eip).is_some_and(|own| own.answers);
+        let confirmed = |node: &String| local.confirmed.get(node).is_some_and(|at| *at >= generation);
+        source.block.is_some()
+            && local.claimed.contains(eip)
+            && source
+                .carrier
+                .as_ref()
+                .is_some_and(|node| if *node == local.node { answered_here() } else { confirmed(node) })
+    };
+    view.eips.iter().filter(is_ready).map(|(eip, _)| *eip).collect()
 }
 
 fn interest(wanted: &DatapathState, settings: &Settings) -> Interest {

@@ -18,6 +18,7 @@
 //!
 //! Start with [`control_loop`] and [`converge`].
 
+pub mod activation;
 pub mod announcer;
 pub mod control_loop;
 pub mod converge;

@@ -1,4 +1,4 @@
-//! The real kernel behind [`converge::Kernel`](crate::converge::Kernel), the announcer and the monitor.
+//! The real kernel behind [`converge::Kernel`], the announcer and the monitor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -35,6 +35,10 @@ pub struct Local {
     pub pod_interfaces: BTreeMap<IpAddr, u32>,
     /// Who carries each EIP, as far as liveness knows
     pub carriers: BTreeMap<EipPair, Option<String>>,
+    /// EIPs whose carrier is known, not guessed
+    pub claimed: BTreeSet<EipPair>,
+    /// Generation of this node's leases that each gateway has said to hold
+    pub confirmed: BTreeMap<String, u64>,
     /// EIPs that this node claims
     pub claims: BTreeSet<EipPair>,
     /// EIPs that connections of this node still use

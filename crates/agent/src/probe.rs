@@ -8,9 +8,10 @@ mod echo;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -61,7 +62,7 @@ pub struct Inheritance {
 enum Command {
     Inherit(Inheritance),
     Setup(Box<Setup>),
-    Ready(u64),
+    Ready(BTreeMap<String, u64>),
     Uplink(Uplink),
     Stop,
 }
@@ -73,6 +74,10 @@ pub struct Report {
     pub carriers: BTreeMap<EipPair, Option<String>>,
     /// What this node claims
     pub claims: BTreeMap<EipPair, Claim>,
+    /// EIPs whose carrier is known, not guessed
+    pub claimed: BTreeSet<EipPair>,
+    /// Generation of this node's leases that each gateway has said to hold
+    pub confirmed: BTreeMap<String, u64>,
     /// Nodes that are watched and don't answer
     pub dead: BTreeSet<String>,
     /// This node's own connection is to be looked at now
@@ -97,6 +102,7 @@ pub struct ProbeCounters {
 /// The running thread.
 pub struct Probe {
     commands: Sender<Command>,
+    wake: UnixStream,
     thread: Option<JoinHandle<()>>,
     counters: Arc<ProbeCounters>,
 }
@@ -119,6 +125,9 @@ impl Probe {
         report: impl FnMut(Report) + Send + 'static,
     ) -> anyhow::Result<Self> {
         let (commands, inbox) = channel();
+        let (wake, woken) = UnixStream::pair().context("making the probe thread's waker")?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
         let counters = Arc::new(ProbeCounters::default());
         let worker = Worker {
             engine: Engine::new(node, key.epoch(), 0),
@@ -126,6 +135,7 @@ impl Probe {
             port,
             start: Instant::now(),
             inbox,
+            woken,
             setup: Setup::default(),
             nodes: BTreeMap::new(),
             socket: None,
@@ -138,7 +148,7 @@ impl Probe {
         };
         let thread = std::thread::Builder::new().name("probe".to_owned());
         let thread = thread.spawn(move || worker.run()).context("starting the probe thread")?;
-        Ok(Self { commands, thread: Some(thread), counters })
+        Ok(Self { commands, wake, thread: Some(thread), counters })
     }
 
     /// Goes on where an earlier run stopped. Before [`Self::setup`].
@@ -151,9 +161,9 @@ impl Probe {
         self.send(Command::Setup(Box::new(setup)));
     }
 
-    /// The kernel holds everything that this node needs to carry EIPs, at this generation.
-    pub fn ready(&self, generation: u64) {
-        self.send(Command::Ready(generation));
+    /// The kernel holds everything that this node needs to carry EIPs, and leases of other nodes at these generations.
+    pub fn ready(&self, loaded: BTreeMap<String, u64>) {
+        self.send(Command::Ready(loaded));
     }
 
     /// What is known of the way outside.
@@ -170,6 +180,8 @@ impl Probe {
     fn send(&self, command: Command) {
         // Fails only when the thread has ended, which `is_running` tells.
         let _ = self.commands.send(command);
+        // A full pipe wakes as well.
+        let _ = (&self.wake).write(&[0]);
     }
 
     /// Whether the thread runs.
@@ -188,12 +200,21 @@ impl Drop for Probe {
     }
 }
 
+/// What came of looking for orders.
+enum Obeyed {
+    Nothing,
+    Something,
+    Stop,
+}
+
 struct Worker {
     engine: Engine,
     key: Arc<NodeKey>,
     port: u16,
     start: Instant,
     inbox: Receiver<Command>,
+    /// Readable when there may be something in the inbox.
+    woken: UnixStream,
     setup: Setup,
     /// Reverse of the addresses.
     nodes: BTreeMap<IpAddr, String>,
@@ -211,12 +232,18 @@ impl Worker {
     fn run(mut self) {
         let mut next_tick_ms = 0;
         loop {
-            if !self.obey() {
-                return;
-            }
             let now_ms = self.now_ms();
             self.open(now_ms);
             self.wait(next_tick_ms.max(now_ms) - now_ms);
+            match self.obey() {
+                Obeyed::Stop => return,
+                // What is new is decided on, and told to others, now.
+                Obeyed::Something => {
+                    next_tick_ms = 0;
+                    self.open(self.now_ms());
+                }
+                Obeyed::Nothing => {}
+            }
             self.receive();
             let now_ms = self.now_ms();
             if now_ms >= next_tick_ms {
@@ -233,8 +260,10 @@ impl Worker {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Does what was ordered. `false` when that is to stop.
-    fn obey(&mut self) -> bool {
+    /// Does what was ordered.
+    fn obey(&mut self) -> Obeyed {
+        let mut obeyed = Obeyed::Nothing;
+        while (&self.woken).read(&mut [0; 64]).is_ok_and(|length| length > 0) {}
         loop {
             match self.inbox.try_recv() {
                 Ok(Command::Inherit(inheritance)) => {
@@ -251,11 +280,16 @@ impl Worker {
                     let addresses = setup.addresses.iter();
                     self.nodes = addresses.map(|(node, address)| (*address, node.clone())).collect();
                     self.setup = *setup;
+                    obeyed = Obeyed::Something;
                 }
-                Ok(Command::Ready(generation)) => self.engine.set_ready(true, generation),
+                Ok(Command::Ready(loaded)) => {
+                    self.engine.set_ready(true);
+                    self.engine.set_loaded(loaded);
+                    obeyed = Obeyed::Something;
+                }
                 Ok(Command::Uplink(uplink)) => self.engine.set_uplink(uplink),
-                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
-                Err(TryRecvError::Empty) => return true,
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Obeyed::Stop,
+                Err(TryRecvError::Empty) => return obeyed,
             }
         }
     }
@@ -279,7 +313,8 @@ impl Worker {
 
     fn wait(&self, ms: u64) {
         let timeout = PollTimeout::try_from(Duration::from_millis(ms)).unwrap_or(PollTimeout::ZERO);
-        let sockets = [self.socket.as_ref().map(|(_, socket)| socket.as_fd()), self.echo.fd()];
+        let probes = self.socket.as_ref().map(|(_, socket)| socket.as_fd());
+        let sockets = [Some(self.woken.as_fd()), probes, self.echo.fd()];
         let fds = sockets.into_iter().flatten();
         let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         // An interrupted or failed wait is a short one.
@@ -367,6 +402,8 @@ impl Worker {
         let report = Report {
             carriers: self.engine.carriers(),
             claims: self.engine.claims().clone(),
+            claimed: self.engine.claimed(),
+            confirmed: self.engine.confirmed(),
             dead: dead.map(|(node, _)| node.to_owned()).collect(),
             in_doubt: self.engine.in_doubt(),
         };

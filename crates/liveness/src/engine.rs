@@ -25,6 +25,8 @@ pub type PublicKey = [u8; 32];
 const WITNESSES: usize = 2;
 /// A source node watches this many gateways of an EIP, and whoever claims it.
 const WATCHED_GATEWAYS: usize = 8;
+/// Confirmations of leases that are sent in one tick.
+const CONFIRMATIONS: usize = 64;
 /// Probes whose answers still count.
 const OPEN_PROBES: usize = 16;
 /// An answer to an older probe says nothing about now.
@@ -75,7 +77,8 @@ struct Peer {
     newest: Option<Stamp>,
     uplink: bool,
     ready: bool,
-    generation: u64,
+    /// Generation of this node's leases that it has loaded; 0 before it has said so
+    confirmed: u64,
     claims: Assembly,
     /// Probes that were sent to it: sequence and time.
     probes: VecDeque<(u64, u64)>,
@@ -87,7 +90,10 @@ pub struct Engine {
     own: String,
     stamp: Stamp,
     ready: bool,
-    generation: u64,
+    /// Generation of each node's leases that this node's kernel holds.
+    loaded: BTreeMap<String, u64>,
+    /// Nodes that are to be told so.
+    to_confirm: VecDeque<String>,
     uplink: Uplink,
     nodes: BTreeMap<String, Node>,
     used: BTreeSet<EipPair>,
@@ -115,7 +121,8 @@ impl Engine {
             own,
             stamp: Stamp { epoch, sequence: 0 },
             ready: false,
-            generation: 0,
+            loaded: BTreeMap::new(),
+            to_confirm: VecDeque::new(),
             uplink: Uplink::Unknown,
             nodes: BTreeMap::new(),
             used: BTreeSet::new(),
@@ -140,10 +147,48 @@ impl Engine {
         self.ownership.seed(eip, node);
     }
 
-    /// The kernel state of this node is complete: it can carry EIPs; `generation` is that of its maps.
-    pub fn set_ready(&mut self, ready: bool, generation: u64) {
+    /// Whether the kernel state of this node is complete: it can carry EIPs.
+    pub fn set_ready(&mut self, ready: bool) {
         self.ready = ready;
-        self.generation = generation;
+    }
+
+    /// Which generation of each node's leases this node's kernel holds, as a gateway. Nodes whose leases are new here are
+    /// told so; a lost word is made up for by the answer to their next probe.
+    pub fn set_loaded(&mut self, loaded: BTreeMap<String, u64>) {
+        let is_new = |(node, generation): &(&String, &u64)| self.loaded.get(*node) != Some(*generation);
+        let new: Vec<String> = loaded.iter().filter(is_new).map(|(node, _)| node.clone()).collect();
+        self.to_confirm.retain(|node| loaded.contains_key(node) && !new.contains(node));
+        self.to_confirm.extend(new.into_iter().filter(|node| *node != self.own));
+        self.loaded = loaded;
+    }
+
+    /// What each gateway has said about the leases of this node: the generation that its kernel holds.
+    #[must_use]
+    pub fn confirmed(&self) -> BTreeMap<String, u64> {
+        let peers = self.peers.iter().filter(|(_, peer)| peer.confirmed != 0);
+        peers.map(|(node, peer)| (node.clone(), peer.confirmed)).collect()
+    }
+
+    /// EIPs that somebody is known to carry: this node itself, or one whose claim was heard.
+    #[must_use]
+    pub fn claimed(&self) -> BTreeSet<EipPair> {
+        let gateways = self.gateways();
+        let eips = self.ownership.groups().map(|(eip, _)| *eip);
+        eips.filter(|eip| self.ownership.is_claimed(eip, &gateways)).collect()
+    }
+
+    /// Confirmations that are due, a few at a time: a signature takes time.
+    fn confirmations(&mut self) -> Vec<Outgoing> {
+        let due: Vec<String> = (0..CONFIRMATIONS).map_while(|_| self.to_confirm.pop_front()).collect();
+        let known = due.into_iter().filter(|node| self.nodes.contains_key(node)).collect::<Vec<_>>();
+        known
+            .into_iter()
+            .map(|node| {
+                let mut message = self.message(Kind::Notice, Stamp::default(), Some(Vec::new()));
+                message.generation = self.loaded.get(&node).copied().unwrap_or_default();
+                Outgoing { to: vec![node], message }
+            })
+            .collect()
     }
 
     /// What is known of the way outside.
@@ -246,7 +291,8 @@ impl Engine {
         }
         let mut out = Vec::new();
         if matches!(kind, Kind::Probe | Kind::Notice) {
-            let reply = self.message(Kind::Reply, stamp, None);
+            let mut reply = self.message(Kind::Reply, stamp, None);
+            reply.generation = self.loaded.get(&node).copied().unwrap_or_default();
             out.push(Outgoing { to: vec![node.clone()], message: reply });
         }
         if kind == Kind::Notice && !fresh {
@@ -266,7 +312,11 @@ impl Engine {
         peer.newest = Some(message.stamp);
         peer.uplink = message.uplink;
         peer.ready = message.ready;
-        peer.generation = message.generation;
+        // Messages to several nodes speak of no one's leases.
+        let news = message.generation != 0 && peer.confirmed != message.generation;
+        if news {
+            peer.confirmed = message.generation;
+        }
         for (eip, claim) in &message.claims {
             self.ownership.saw(*eip, claim.epoch);
         }
@@ -274,7 +324,7 @@ impl Engine {
             Kind::Notice => peer.claims.add(message.claims),
             Kind::Probe | Kind::Reply => peer.claims.absorb(&message),
         };
-        if state_changed || claims_changed {
+        if state_changed || claims_changed || news {
             self.revision += 1;
         }
         if claims_changed {
@@ -303,6 +353,7 @@ impl Engine {
         self.revision += u64::from(!changes.is_empty());
         self.events.extend(changes.into_iter().map(Event::Verdict));
         let mut out = self.decide(now_ms);
+        out.extend(self.confirmations());
         let due: Vec<String> = self
             .detector
             .verdicts()
@@ -406,7 +457,7 @@ impl Engine {
             ack,
             uplink: self.uplink != Uplink::Down,
             ready: self.ready,
-            generation: self.generation,
+            generation: 0,
             claims_version: self.ownership.version(),
             claims_total: u16::try_from(total).unwrap_or(u16::MAX),
             claims_offset: u16::try_from(offset).unwrap_or(u16::MAX),

@@ -84,7 +84,7 @@ fn connect(nodes: &[TestNode], gateways: &[&str], keys: &BTreeMap<String, [u8; 3
             keyring: Keyring::new(keys.clone()),
         });
         node.probe.uplink(Uplink::Proven);
-        node.probe.ready(1);
+        node.probe.ready(BTreeMap::new());
     }
 }
 

@@ -79,7 +79,7 @@ impl Cluster {
         adopted.keys().for_each(|eip| engine.adopt(*eip, Claim::default()));
         engine.configure(self.now_ms, self.topology.clone());
         engine.set_uplink(Uplink::Carrier);
-        engine.set_ready(true, 1);
+        engine.set_ready(true);
         self.engines.insert(node.to_owned(), engine);
     }
 

@@ -107,7 +107,7 @@ fn more_claims_than_fit_arrive_in_turns() {
 fn a_notice_is_repeated_to_those_who_do_not_confirm_it_and_no_more_than_three_times() {
     let mut gateway = Engine::new("g", 5, 0);
     gateway.configure(0, topology(&["s", "t", "g"], &["g"], &[eip(1)], false));
-    gateway.set_ready(true, 1);
+    gateway.set_ready(true);
     gateway.set_uplink(Uplink::Proven);
     let mut told: BTreeMap<String, usize> = BTreeMap::new();
     for now in (0..1000).step_by(20) {
@@ -135,4 +135,28 @@ fn a_message_of_an_unknown_node_is_ignored() {
     let mut stranger = Engine::new("x", 5, 0);
     let probe = stranger.message(Kind::Probe, Stamp::default(), None);
     assert_eq!(source.receive(1, probe), []);
+}
+
+#[test]
+fn a_gateway_tells_a_node_that_its_leases_are_loaded() {
+    let (mut source, mut gateway) = pair();
+    gateway.set_loaded(BTreeMap::from([("s".to_owned(), 7)]));
+    let out = source.tick(0);
+    exchange(0, out, &mut gateway, &mut source);
+    assert_eq!(source.confirmed(), BTreeMap::from([("g".to_owned(), 7)]));
+    // A newer one is told once.
+    gateway.set_loaded(BTreeMap::from([("s".to_owned(), 8)]));
+    let out = gateway.tick(20);
+    exchange(20, out, &mut source, &mut gateway);
+    assert_eq!(source.confirmed(), BTreeMap::from([("g".to_owned(), 8)]));
+    gateway.set_loaded(BTreeMap::from([("s".to_owned(), 8)]));
+    assert!(gateway.tick(40).iter().all(|out| out.message.kind != Kind::Notice));
+    // A word that got lost is in the answer to the next probe.
+    gateway.set_loaded(BTreeMap::from([("s".to_owned(), 9)]));
+    gateway.tick(60);
+    for now in (80..3000).step_by(20) {
+        let out = source.tick(now);
+        exchange(now, out, &mut gateway, &mut source);
+    }
+    assert_eq!(source.confirmed(), BTreeMap::from([("g".to_owned(), 9)]));
 }
