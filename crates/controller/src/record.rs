@@ -48,7 +48,8 @@ fn gateway_status(status: &v1beta1::EgressGatewayStatus) -> GatewayStatus {
             v6_total: count(usage.ipv6_total),
             v6_free: count(usage.ipv6_free),
         },
-        verdict: verdict(&status.conditions),
+        verdict: verdict(&status.conditions, names::CONDITION_READY),
+        ports: verdict(&status.conditions, names::CONDITION_PORTS),
     }
 }
 
@@ -64,9 +65,9 @@ fn pair(v4: &str, v6: &str) -> Option<EipPair> {
     EipPair::new(v4.parse().ok(), v6.parse().ok())
 }
 
-fn verdict(conditions: &[Condition]) -> Option<Verdict> {
-    let ready = condition(conditions, names::CONDITION_READY)?;
-    Some(Verdict { ok: ready.status == "True", code: ready.reason.clone(), message: ready.message.clone() })
+fn verdict(conditions: &[Condition], kind: &str) -> Option<Verdict> {
+    let found = condition(conditions, kind)?;
+    Some(Verdict { ok: found.status == "True", code: found.reason.clone(), message: found.message.clone() })
 }
 
 pub(crate) fn policy_key(metadata: &ObjectMeta) -> PolicyKey {
@@ -92,7 +93,7 @@ fn policy_record(
     let status = status.map(|status| PolicyStatus {
         eip: pair(&status.eip.ipv4, &status.eip.ipv6),
         node: Some(status.node.clone()).filter(|node| !node.is_empty()),
-        verdict: verdict(&status.conditions),
+        verdict: verdict(&status.conditions, names::CONDITION_READY),
     });
     PolicyRecord {
         spec,

@@ -23,6 +23,10 @@ pub(crate) fn gateway_status(
     generation: Option<i64>,
     now: &Time,
 ) -> EgressGatewayStatus {
+    let mut conditions = conditions(before, names::CONDITION_READY, &planned.reason, generation, now);
+    if let Some(reason) = &planned.ports {
+        conditions = self::conditions(&conditions, names::CONDITION_PORTS, reason, generation, now);
+    }
     let nodes = planned.status.nodes.iter().map(|(name, node)| GatewayNode {
         name: name.clone(),
         status: node.phase.to_string(),
@@ -32,7 +36,7 @@ pub(crate) fn gateway_status(
         node_list: nodes.collect(),
         unplaced: planned.status.unplaced.iter().map(gateway_eip).collect(),
         ip_usage: usage(planned.status.usage),
-        conditions: conditions(before, &planned.reason, generation, now),
+        conditions,
     }
 }
 
@@ -72,7 +76,7 @@ pub(crate) fn policy_status(
     EgressPolicyStatus {
         eip: wire_eip(planned.status.eip),
         node: planned.status.node.clone().unwrap_or_default(),
-        conditions: conditions(before, &planned.reason, generation, now),
+        conditions: conditions(before, names::CONDITION_READY, &planned.reason, generation, now),
     }
 }
 
@@ -130,25 +134,32 @@ pub(crate) fn endpoint(endpoint: &Endpoint) -> EgressEndpoint {
     }
 }
 
-/// Conditions with `Ready` as the reason says; those of others stay. The time is that of the last change of the status.
-fn conditions(before: &[Condition], reason: &Reason, generation: Option<i64>, now: &Time) -> Vec<Condition> {
+/// Conditions with one of that type as the reason says; those of others stay. The time is that of the last change of the
+/// status.
+fn conditions(
+    before: &[Condition],
+    kind: &str,
+    reason: &Reason,
+    generation: Option<i64>,
+    now: &Time,
+) -> Vec<Condition> {
     let status = if reason.is_ok() { "True" } else { "False" };
     let mut conditions = before.to_vec();
-    let ready = Condition {
-        type_: names::CONDITION_READY.to_owned(),
+    let wanted = Condition {
+        type_: kind.to_owned(),
         status: status.to_owned(),
         reason: reason.code().to_owned(),
         message: reason.to_string(),
         observed_generation: generation,
         last_transition_time: now.clone(),
     };
-    match conditions.iter_mut().find(|condition| condition.type_ == ready.type_) {
+    match conditions.iter_mut().find(|condition| condition.type_ == kind) {
         Some(known) => {
             let since =
-                if known.status == ready.status { known.last_transition_time.clone() } else { now.clone() };
-            *known = Condition { last_transition_time: since, ..ready };
+                if known.status == wanted.status { known.last_transition_time.clone() } else { now.clone() };
+            *known = Condition { last_transition_time: since, ..wanted };
         }
-        None => conditions.push(ready),
+        None => conditions.push(wanted),
     }
     conditions
 }
@@ -164,10 +175,10 @@ mod tests {
     #[test]
     fn a_condition_keeps_its_time_while_its_status_stays() {
         let bad = Reason::NoDefaultGateway;
-        let first = conditions(&[], &bad, Some(1), &time(1));
-        let same = conditions(&first, &Reason::SelectsNothing, Some(2), &time(2));
+        let first = conditions(&[], "Ready", &bad, Some(1), &time(1));
+        let same = conditions(&first, "Ready", &Reason::SelectsNothing, Some(2), &time(2));
         assert_eq!((same[0].reason.as_str(), &same[0].last_transition_time), ("SelectsNothing", &time(1)));
-        let turned = conditions(&same, &Reason::Assigned, Some(2), &time(3));
+        let turned = conditions(&same, "Ready", &Reason::Assigned, Some(2), &time(3));
         assert_eq!((turned[0].status.as_str(), &turned[0].last_transition_time), ("True", &time(3)));
     }
 
@@ -181,7 +192,7 @@ mod tests {
             observed_generation: None,
             last_transition_time: time(1),
         };
-        let both = conditions(std::slice::from_ref(&foreign), &Reason::Ready, None, &time(2));
+        let both = conditions(std::slice::from_ref(&foreign), "Ready", &Reason::Ready, None, &time(2));
         assert_eq!((both.len(), &both[0]), (2, &foreign));
     }
 

@@ -305,8 +305,9 @@ impl Planner {
         let snapshot = &self.state.snapshot;
         match &notice.subject {
             Subject::Gateway(name) => {
-                let known = snapshot.gateways.get(name).map(|record| &record.status.verdict);
-                known == plan.gateways.get(name).map(|planned| &planned.status.verdict)
+                let known =
+                    snapshot.gateways.get(name).map(|record| (&record.status.verdict, &record.status.ports));
+                known == plan.gateways.get(name).map(|it| (&it.status.verdict, &it.status.ports))
             }
             Subject::Policy(key) => {
                 let known = snapshot.policies.get(key).map(|record| &record.status);

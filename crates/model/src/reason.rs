@@ -102,6 +102,15 @@ pub enum Reason {
         /// The EIP
         eip: EipPair,
     },
+    /// Nodes of a gateway's policies hold no block of their EIP's ports.
+    PortsShort {
+        /// How many do not, each EIP counted
+        nodes: usize,
+        /// How many more EIPs would give each of them a block
+        eips: usize,
+    },
+    /// Every node that needs ports of the gateway's EIPs has some.
+    PortsAvailable,
     /// Asked for something that this version does not do.
     Unsupported {
         /// Path of the field
@@ -137,6 +146,8 @@ impl Reason {
             Self::NoReadyNode { .. } => "NoReadyNode",
             Self::TunnelSubnetExhausted { .. } => "TunnelSubnetExhausted",
             Self::PortsExhausted { .. } => "PortsExhausted",
+            Self::PortsShort { .. } => "PortsShort",
+            Self::PortsAvailable => "PortsAvailable",
             Self::Unsupported { .. } => "Unsupported",
             Self::Assigned => "Assigned",
             Self::Ready => "Ready",
@@ -146,7 +157,7 @@ impl Reason {
     /// Whether this is good news.
     #[must_use]
     pub fn is_ok(&self) -> bool {
-        matches!(self, Self::Assigned | Self::Ready)
+        matches!(self, Self::Assigned | Self::Ready | Self::PortsAvailable)
     }
 }
 
@@ -219,6 +230,12 @@ impl fmt::Display for Reason {
                     "all ports of {eip} are leased; add EIPs or lower the number of nodes that share one"
                 )
             }
+            Self::PortsShort { nodes, eips } => write!(
+                f,
+                "{nodes} nodes have no ports of their EIP, so their pods' new connections are refused or overflow; \
+                 {eips} more EIPs, used by some of the policies, would give every node a block"
+            ),
+            Self::PortsAvailable => f.write_str("every node that needs ports has some"),
             Self::Assigned => f.write_str("the EIP is in force"),
             Self::Ready => f.write_str("ready"),
         }

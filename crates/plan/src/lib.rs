@@ -45,10 +45,11 @@ pub fn plan(snapshot: &ClusterSnapshot) -> Plan {
     let gateways = gateways::examine(snapshot);
     let allocation = eips::allocate(snapshot, &gateways, &tunnels);
     let placement = placement::place(snapshot, &gateways, &tunnels, &allocation);
-    let gateway_plans = outcome::gateway_plans(snapshot, &gateways, &tunnels, &allocation, &placement);
     let policy_plans = outcome::policy_plans(snapshot, &gateways, &allocation, &placement);
     let selection = endpoint_slices::select(snapshot);
     let leases = leases::plan(snapshot, &allocation, &selection);
+    let gateway_plans =
+        outcome::gateway_plans(snapshot, &gateways, &tunnels, &allocation, &placement, &leases.unleased);
     let mut plan = Plan {
         gateways: gateway_plans,
         policies: policy_plans,

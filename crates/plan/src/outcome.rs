@@ -49,6 +49,8 @@ pub struct GatewayPlan {
     pub status: GatewayStatus,
     /// Why it can be used, or not
     pub reason: Reason,
+    /// Whether every node has ports of its EIPs; said once some had none
+    pub ports: Option<Reason>,
     /// Whether our finalizer is to keep it
     pub keep: bool,
     /// The default EIP to write where the object leaves it open
@@ -126,7 +128,9 @@ pub(crate) fn gateway_plans(
     tunnels: &BTreeMap<String, TunnelPlan>,
     allocation: &Allocation<'_>,
     placement: &Placement<'_>,
+    unleased: &BTreeSet<(EipPair, String)>,
 ) -> BTreeMap<String, GatewayPlan> {
+    let short = ports_short(allocation, unleased);
     let mut plans = BTreeMap::new();
     for (name, examined) in &gateways.by_name {
         let reason = gateway_reason(name, examined, tunnels, allocation);
@@ -157,12 +161,32 @@ pub(crate) fn gateway_plans(
         status.usage = usage(examined, &addresses);
         let (fill_default_v4, fill_default_v6) = fill_default(name, examined, allocation);
         let keep = !examined.record.deleting || examined.used;
-        plans.insert(
-            (*name).to_owned(),
-            GatewayPlan { status, reason, keep, fill_default_v4, fill_default_v6 },
-        );
+        let ports = match short.get(name) {
+            Some(nodes) => Some(Reason::PortsShort { nodes: *nodes, eips: nodes.div_ceil(BLOCKS_OF_AN_EIP) }),
+            None => examined.record.status.ports.as_ref().map(|_| Reason::PortsAvailable),
+        };
+        status.ports = ports.as_ref().map(Verdict::from);
+        let plan = GatewayPlan { status, reason, ports, keep, fill_default_v4, fill_default_v6 };
+        plans.insert((*name).to_owned(), plan);
     }
     plans
+}
+
+/// The most nodes that can hold a block of one EIP.
+const BLOCKS_OF_AN_EIP: usize = 752;
+
+/// How many nodes of each gateway hold no block of an EIP, each EIP counted.
+fn ports_short<'a>(
+    allocation: &Allocation<'a>,
+    unleased: &BTreeSet<(EipPair, String)>,
+) -> BTreeMap<&'a str, usize> {
+    let mut short = BTreeMap::new();
+    for (eip, _) in unleased {
+        if let Some((gateway, _)) = allocation.eips.get(eip) {
+            *short.entry(*gateway).or_default() += 1;
+        }
+    }
+    short
 }
 
 fn gateway_reason(

@@ -77,6 +77,8 @@ pub struct GatewayStatus {
     pub usage: Usage,
     /// Whether it can carry traffic
     pub verdict: Option<Verdict>,
+    /// Whether every node has ports of its EIPs; said once some had none
+    pub ports: Option<Verdict>,
 }
 
 impl GatewayStatus {

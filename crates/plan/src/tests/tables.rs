@@ -435,6 +435,18 @@ fn more_nodes_than_blocks_leave_some_without() {
     world.gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
     let plan = world.settle();
     assert_eq!(plan.unleased.len(), 800 - 752);
+    assert_eq!(plan.gateways["g"].ports, Some(Reason::PortsShort { nodes: 48, eips: 1 }));
+    for number in 700..800 {
+        let key = PodKey { namespace: "n".to_owned(), name: format!("pod-{number}") };
+        world.remove(Event::Pod(key, None));
+    }
+    assert_eq!(world.settle().gateways["g"].ports, Some(Reason::PortsAvailable));
+}
+
+#[test]
+fn an_eip_has_as_many_of_the_smallest_blocks_as_we_say() {
+    let mut space = model::PortSpace::source();
+    assert_eq!(std::iter::from_fn(|| space.take(model::PortBlock::MIN_LOG2)).count(), 752);
 }
 
 #[test]
