@@ -89,6 +89,8 @@ fn a_token_dies_with_its_account_and_its_pod() {
     assert_eq!(user(Objects(HashMap::from([(("serviceaccounts", "agent"), "u1")]))), None);
     let recreated = HashMap::from([(("serviceaccounts", "agent"), "u9"), (("pods", "p"), "u2")]);
     assert_eq!(user(Objects(recreated)), None);
+    let pod_recreated = HashMap::from([(("serviceaccounts", "agent"), "u1"), (("pods", "p"), "u9")]);
+    assert_eq!(user(Objects(pod_recreated)), None, "another pod of the same name is another pod");
 }
 
 #[test]

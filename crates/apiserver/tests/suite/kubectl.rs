@@ -22,8 +22,6 @@ struct Kubectl {
 const OLDEST: u32 = 29;
 /// The oldest kubectl whose exec speaks WebSocket.
 const OLDEST_EXEC: u32 = 30;
-/// The oldest kubectl that sends its typed requests as protobuf.
-const OLDEST_PROTOBUF: u32 = 32;
 
 /// What a run of kubectl printed.
 struct Output {
@@ -427,16 +425,67 @@ async fn events_are_listed_and_described() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn verbs_with_protobuf_bodies_are_refused_in_the_exact_form() {
+async fn verbs_with_protobuf_bodies_work() {
     let cluster = Cluster::start().await;
     let Some(kubectl) = Kubectl::of(&cluster).await else { return };
-    if !kubectl.is_at_least(OLDEST_PROTOBUF) {
-        return;
-    }
-    for arguments in [&["create", "ns", "x"][..], &["auth", "whoami"], &["create", "token", "default"]] {
-        let said = kubectl.fails(arguments).await;
-        assert!(said.contains("the body of the request was in an unknown format"), "{arguments:?}: {said}");
-    }
+    kubectl.ok(&["create", "ns", "x"]).await;
+    kubectl.ok(&["create", "cm", "c", "-n", "x", "--from-literal=a=b"]).await;
+    assert_eq!(kubectl.ok(&["get", "cm", "c", "-n", "x", "-o", "jsonpath={.data.a}"]).await, "b");
+    kubectl.ok(&["create", "secret", "generic", "s", "-n", "x", "--from-literal=a=b"]).await;
+    assert_eq!(kubectl.ok(&["get", "secret", "s", "-n", "x", "-o", "jsonpath={.data.a}"]).await, "Yg==");
+    kubectl.ok(&["create", "sa", "robot", "-n", "x"]).await;
+    kubectl.ok(&["create", "deployment", "d", "-n", "x", "--image=i:1", "--replicas=0", "--port=80"]).await;
+    let deployment = kubectl.ok(&["get", "deployment", "d", "-n", "x", "-o", "json"]).await;
+    let deployment: Value = serde_json::from_str(&deployment).expect("JSON");
+    assert_eq!(deployment["spec"]["replicas"], 0);
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["imagePullPolicy"], "IfNotPresent");
+    assert_eq!(container["ports"], json!([{ "containerPort": 80, "protocol": "TCP" }]));
+    kubectl.ok(&["create", "service", "clusterip", "web", "-n", "x", "--tcp=80:8080"]).await;
+    let port =
+        kubectl.ok(&["get", "svc", "web", "-n", "x", "-o", "jsonpath={.spec.ports[0].targetPort}"]).await;
+    assert_eq!(port, "8080");
+    kubectl.ok(&["create", "role", "reader", "-n", "x", "--verb=get", "--resource=pods"]).await;
+    kubectl.ok(&["create", "rolebinding", "b", "-n", "x", "--role=reader", "--serviceaccount=x:robot"]).await;
+    kubectl.ok(&["create", "pdb", "p", "-n", "x", "--selector=a=b", "--min-available=1"]).await;
+    kubectl.ok(&["create", "priorityclass", "high", "--value=1000"]).await;
+    let token = kubectl.ok(&["create", "token", "robot", "-n", "x"]).await;
+    assert_eq!(token.trim().split('.').count(), 3, "{token}");
+    assert!(kubectl.ok(&["auth", "whoami"]).await.contains("kubernetes-admin"));
+    assert_eq!(kubectl.ok(&["auth", "can-i", "create", "pods"]).await, "yes\n");
+    assert!(kubectl.ok(&["auth", "can-i", "--list"]).await.contains("*.*"));
+    kubectl.ok(&["delete", "ns", "x", "--wait=false"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_evicts_the_pods_of_a_node() {
+    let cluster = Cluster::start().await;
+    let Some(kubectl) = Kubectl::of(&cluster).await else { return };
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "worker-node-1" } });
+    kubectl.apply(&node).await;
+    cluster.running_pod("p", &["a"]).await;
+    let client = cluster.client();
+    let path = "/api/v1/namespaces/default/pods/p";
+    // Kubelet's part: a pod that is to go goes.
+    let kubelet = tokio::spawn({
+        let client = client.clone();
+        async move {
+            let mut watch = client.watch("/api/v1/namespaces/default/pods?watch=true").await;
+            while let Some(event) = watch.next().await {
+                if event["type"] == "MODIFIED" && event["object"]["metadata"]["deletionTimestamp"].is_string()
+                {
+                    let now = json!({ "gracePeriodSeconds": 0 });
+                    client.delete(path, &now).await.expect_code(200);
+                    break;
+                }
+            }
+        }
+    });
+    let said = kubectl.ok(&["drain", "worker-node-1", "--force", "--timeout=15s"]).await;
+    assert!(said.contains("node/worker-node-1 drained"), "{said}");
+    kubelet.await.expect("the pod was asked to go");
+    client.get(path).await.expect_failure(404, "NotFound");
+    assert!(kubectl.ok(&["get", "node", "worker-node-1"]).await.contains("SchedulingDisabled"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

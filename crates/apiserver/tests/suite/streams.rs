@@ -117,21 +117,26 @@ mod by_kube_rs {
     use kube::Api;
     use kube::api::{AttachParams, AttachedProcess, TerminalSize};
 
+    /// Waits for what must not take long.
+    async fn in_time<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(crate::harness::PATIENCE, what).await.expect("an end in time")
+    }
+
     async fn exec(cluster: &Cluster, command: &[&str], params: AttachParams) -> AttachedProcess {
         let client = crate::kube_rs::client(cluster).await;
         let pods: Api<Pod> = Api::namespaced(client, "default");
-        pods.exec("p", command.iter().copied(), &params).await.expect("the command starts")
+        in_time(pods.exec("p", command.iter().copied(), &params)).await.expect("the command starts")
     }
 
     async fn stdout(process: &mut AttachedProcess) -> String {
         let mut text = String::new();
-        process.stdout().expect("stdout").read_to_string(&mut text).await.expect("output");
+        in_time(process.stdout().expect("stdout").read_to_string(&mut text)).await.expect("output");
         text
     }
 
     async fn status(mut process: AttachedProcess) -> Status {
-        let status = process.take_status().expect("a status").await.expect("a status");
-        process.join().await.expect("a clean end");
+        let status = in_time(process.take_status().expect("a status")).await.expect("a status");
+        in_time(process.join()).await.expect("a clean end");
         status
     }
 
@@ -180,7 +185,7 @@ mod by_kube_rs {
         cluster.running_pod("p", &["a"]).await;
         let mut process = exec(&cluster, &["warn", "oh"], AttachParams::default()).await;
         let mut text = String::new();
-        process.stderr().expect("stderr").read_to_string(&mut text).await.expect("output");
+        in_time(process.stderr().expect("stderr").read_to_string(&mut text)).await.expect("output");
         assert_eq!(text, "oh");
     }
 
@@ -201,7 +206,6 @@ mod by_kube_rs {
         cluster.running_pod("p", &["a"]).await;
         let process = exec(&cluster, &["cat"], AttachParams::default().stdin(true)).await;
         cluster.server.pause();
-        let ended = tokio::time::timeout(crate::harness::PATIENCE, process.join()).await;
-        assert!(ended.expect("an end in time").is_err());
+        assert!(in_time(process.join()).await.is_err());
     }
 }

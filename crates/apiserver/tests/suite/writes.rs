@@ -43,7 +43,7 @@ async fn create_answers_201_and_what_the_server_added() {
 }
 
 #[tokio::test]
-async fn yaml_bodies_are_taken_and_protobuf_is_refused() {
+async fn yaml_and_protobuf_bodies_are_taken_but_protobuf_of_custom_kinds_is_refused() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
     let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: one}\ndata: {key: \"1\"}\n";
@@ -51,7 +51,14 @@ async fn yaml_bodies_are_taken_and_protobuf_is_refused() {
         client.send(request(Method::POST, CONFIG_MAPS, &[("content-type", content_type)], body.into()))
     };
     post("application/yaml", yaml).await.expect_code(201);
-    let refused = post("application/vnd.kubernetes.protobuf", "k8s\0").await;
+    let protobuf = "application/vnd.kubernetes.protobuf";
+    let two = "k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x07\x0a\x05\x0a\x03two\x1a\0\x22\0";
+    let created = post(protobuf, two).await.expect_code(201);
+    assert_eq!(created["metadata"]["name"], "two");
+    post(protobuf, "k8s\0").await.expect_failure(400, "BadRequest");
+    define_widgets(&client).await;
+    let headers = [("content-type", protobuf)];
+    let refused = client.send(request(Method::POST, WIDGETS, &headers, two.into())).await;
     refused.expect_failure(415, "UnsupportedMediaType");
     post("application/json", "{\"kind\":").await.expect_failure(400, "BadRequest");
     post("application/json", "[]").await.expect_failure(400, "BadRequest");
