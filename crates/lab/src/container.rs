@@ -43,6 +43,9 @@ pub(crate) fn start(spec: &str) -> anyhow::Result<ExitCode> {
         .context("make the container's namespaces")?;
     sethostname(&spec.hostname).context("set the host name")?;
     root::build_and_enter(&spec)?;
+    // The end of what was stdin until now tells the lab that commands can follow.
+    let null = File::open("/dev/null").context("open /dev/null")?;
+    rustix::stdio::dup2_stdin(&null).context("give the program an empty stdin")?;
     become_program(&spec.program)
 }
 

@@ -50,7 +50,9 @@ impl Residents {
         let web = ["nettools-server", "-protocol", "web", "-webPort", "80"];
         self.start_one("outside-web", OUTSIDE, outside, &web)?;
         let traffic = [lab.as_str(), crate::sandbox::INNER, "traffic-server"];
-        self.start_one("outside-traffic", OUTSIDE, outside, &traffic)
+        self.start_one("outside-traffic", OUTSIDE, outside, &traffic)?;
+        self.lock().values().for_each(ContainerProcess::wait_until_entered);
+        Ok(())
     }
 
     fn start_one(&self, key: &str, host: &str, namespace: &NetNs, argv: &[&str]) -> anyhow::Result<()> {

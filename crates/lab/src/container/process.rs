@@ -1,7 +1,9 @@
 //! A container's process, seen from the lab.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -18,17 +20,36 @@ use crate::sandbox::inner_command;
 pub(crate) struct ContainerProcess {
     child: Child,
     pid: i32,
+    /// Ends when the process has entered the container's namespaces, or is gone.
+    entering: UnixStream,
 }
 
 impl ContainerProcess {
-    /// Starts a container; its stdin is empty.
+    /// Starts a container; its program's stdin is empty. Until it has entered its namespaces, its id leads elsewhere.
     pub(crate) fn start(spec: &ContainerSpec, stdout: Stdio, stderr: Stdio) -> io::Result<Self> {
         let argument = serde_json::to_string(spec)?;
         let mut command = Command::from(inner_command("container"));
-        command.arg(argument).stdin(Stdio::null()).stdout(stdout).stderr(stderr).kill_on_drop(true);
+        let (entering, theirs) = UnixStream::pair()?;
+        command.arg(argument).stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr).kill_on_drop(true);
         let child = command.spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        Ok(Self { child, pid: pid.ok_or_else(|| io::Error::other("the process has no id"))? })
+        Ok(Self { child, pid: pid.ok_or_else(|| io::Error::other("the process has no id"))?, entering })
+    }
+
+    /// Waits until it has entered its namespaces, or is gone.
+    pub(crate) fn wait_until_entered(&self) {
+        // Nothing is ever written: whatever comes, it is the end.
+        (&self.entering).read(&mut [0]).ok();
+    }
+
+    /// Waits until it has entered its namespaces, or is gone.
+    pub(crate) async fn entered(&self) {
+        let Ok(entering) = self.entering.try_clone() else { return };
+        if entering.set_nonblocking(true).is_ok()
+            && let Ok(mut entering) = tokio::net::UnixStream::from_std(entering)
+        {
+            tokio::io::AsyncReadExt::read(&mut entering, &mut [0]).await.ok();
+        }
     }
 
     /// Its id in the lab's process namespace.

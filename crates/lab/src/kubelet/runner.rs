@@ -155,6 +155,8 @@ impl Runner {
                 return ended(128);
             }
         };
+        // Whoever hears that it runs may enter it at once.
+        process.entered().await;
         let pid = process.pid();
         self.registry.set_pid(&self.key, &self.uid, &self.container.name, Some(pid));
         let (stdout, stderr) = process.take_output();
