@@ -1,0 +1,158 @@
+//! Somebody else takes away what is ours in the kernel.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use datapath::compile::names;
+use datapath::state::ROUTE_PROTOCOL;
+use datapath::transaction::{FoundTable, NftCommand};
+use kernel::Kernel;
+use kernel::conntrack::{ConntrackSocket, FlowFilter};
+use model::mark::{BASE, BASE_MASK};
+
+use crate::Scenario;
+use crate::scene::Scene;
+use crate::traffic::{Held, Sequence};
+use crate::world::{PLAIN, World, agent_table};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("what_others_delete_is_repaired_and_nothing_leaks", repaired),
+    ("an_element_that_others_delete_stays_or_comes_back", elements),
+    ("a_flow_without_conntrack_entry_never_leaves_with_another_source", entries_deleted),
+];
+
+/// What is ours in a kernel besides the table, as text.
+fn ours(kernel: &mut Kernel) -> Result<BTreeSet<String>> {
+    let rules = kernel.route.rules()?.into_iter().filter(|rule| rule.mark & BASE_MASK == BASE);
+    let mut all: BTreeSet<String> = rules.map(|rule| format!("{rule:?}")).collect();
+    all.extend(kernel.route.routes_of(ROUTE_PROTOCOL)?.iter().map(|route| format!("{route:?}")));
+    all.extend(
+        kernel.route.proxy_entries()?.iter().filter(|entry| entry.ours).map(|entry| format!("{entry:?}")),
+    );
+    Ok(all)
+}
+
+fn repaired(world: &World) -> Result<()> {
+    let scene = Scene::new(world, "drift", 171)?;
+    let pod = scene.pod("app", PLAIN)?;
+    scene.policy_in_force("app", &pod)?;
+    let server = world.serve()?;
+    let sequence = Sequence::start(&pod.netns, &server, "drift")?;
+    sequence.flow_on(world, 20)?;
+    let gateway = scene.carrier("test")?;
+    let damages: [(&str, &str, fn(&mut Kernel) -> Result<usize>); 4] = [
+        ("the source's rules", PLAIN, |kernel| {
+            let rules = kernel.route.rules()?.into_iter().filter(|rule| rule.mark & BASE_MASK == BASE);
+            rules
+                .map(|rule| Ok(kernel.route.delete_rule(&rule)?))
+                .collect::<Result<Vec<()>>>()
+                .map(|all| all.len())
+        }),
+        ("the source's routes", PLAIN, delete_routes),
+        ("the gateway's routes", &gateway, delete_routes),
+        ("the gateway's proxy neighbours", &gateway, |kernel| {
+            let entries = kernel.route.proxy_entries()?.into_iter().filter(|entry| entry.ours);
+            entries
+                .map(|entry| Ok(kernel.route.delete_proxy_entry(entry.index, entry.address)?))
+                .collect::<Result<Vec<()>>>()
+                .map(|all| all.len())
+        }),
+    ];
+    for (what, node, damage) in damages {
+        let mut kernel = world.kernel(node)?;
+        let before = ours(&mut kernel)?;
+        let damaged = damage(&mut kernel).context(what)?;
+        ensure!(damaged > 0, "{what}: there were none");
+        world.until(&format!("{what} are there again"), || {
+            let missing: Vec<String> = before.difference(&ours(&mut kernel)?).cloned().collect();
+            ensure!(missing.is_empty(), "missing: {missing:?}");
+            Ok(())
+        })?;
+        sequence.flow_on(world, 20).with_context(|| format!("after {what} were repaired"))?;
+    }
+    let sent = sequence.end(&server)?;
+    let seen = (sent.addresses(), world.sources_at(server.port())?);
+    let eip = BTreeSet::from([scene.eip(0)]);
+    ensure!(seen.0 == eip && seen.1 == eip, "the outside saw {seen:?}");
+    Ok(())
+}
+
+fn delete_routes(kernel: &mut Kernel) -> Result<usize> {
+    let routes = kernel.route.routes_of(ROUTE_PROTOCOL)?;
+    // A route may go with the one that it depends on.
+    Ok(routes.iter().filter(|route| kernel.route.delete_route(route).is_ok()).count())
+}
+
+fn table(kernel: &mut Kernel) -> Result<FoundTable> {
+    kernel.nft.read(&agent_table())?.context("our table is not there")
+}
+
+fn elements(world: &World) -> Result<()> {
+    let scene = Scene::new(world, "elements", 175)?;
+    let pod = scene.pod("app", PLAIN)?;
+    scene.policy_in_force("app", &pod)?;
+    let server = world.serve()?;
+    let sequence = Sequence::start(&pod.netns, &server, "elements")?;
+    sequence.flow_on(world, 20)?;
+    let mut kernel = world.kernel(PLAIN)?;
+    let before = table(&mut kernel)?;
+    for set in [names::POD_CLASS, names::SNAT, names::SLOT_OF_ID] {
+        let name =
+            before.sets.keys().find(|name| name.starts_with(set)).with_context(|| format!("no set {set}"))?;
+        let elements = before.sets.get(name).map(|set| set.elements.clone()).unwrap_or_default();
+        ensure!(!elements.is_empty(), "{name} is empty");
+        let delete = NftCommand::DeleteElements {
+            table: agent_table(),
+            set: name.clone(),
+            keys: elements.keys().cloned().collect(),
+        };
+        match kernel.nft.apply(&[delete]) {
+            Err(_) => ensure!(before.owned, "{name}: the kernel refuses, although nobody owns the table"),
+            Ok(()) => ensure!(!before.owned, "{name}: somebody else could change our table"),
+        }
+        world.until("all elements are there", || {
+            let now = table(&mut kernel)?.sets.get(name).map(|set| set.elements.clone()).unwrap_or_default();
+            ensure!(now == elements, "{name} has {now:?}");
+            Ok(())
+        })?;
+        sequence.flow_on(world, 20)?;
+    }
+    let sent = sequence.end(&server)?;
+    if before.owned {
+        ensure!(
+            sent.lost.is_empty(),
+            "{} datagrams lost, although nothing could be changed",
+            sent.lost.len()
+        );
+        let sources = world.sources_at(server.port())?;
+        ensure!(sources == BTreeSet::from([scene.eip(0)]), "the outside saw {sources:?}");
+    } else {
+        println!("  SKIP: whether elements can leak: this kernel lets everybody change our table");
+    }
+    Ok(())
+}
+
+fn entries_deleted(world: &World) -> Result<()> {
+    let scene = Scene::new(world, "conntrack", 179)?;
+    let pod = scene.pod("app", PLAIN)?;
+    scene.policy_in_force("app", &pod)?;
+    let server = world.serve()?;
+    let held = Held::open(&pod.netns, server.address(), 5)?;
+    held.flow_on(world)?;
+    let sequence = Sequence::start(&pod.netns, &server, "conntrack")?;
+    sequence.flow_on(world, 20)?;
+    let mut connections = ConntrackSocket::open_in(&world.netns(PLAIN)?)?;
+    let filter = FlowFilter { mark: None, source: Some(pod.address) };
+    for _ in 0..10 {
+        ensure!(connections.delete_matching(&filter)? > 0, "the pod has no entries");
+        // Datagrams make a new entry, which may have another port, but no other address.
+        sequence.flow_on(world, 5)?;
+    }
+    let sent = sequence.end(&server)?;
+    let seen = (sent.addresses(), world.sources_at(server.port())?);
+    let eip = BTreeSet::from([scene.eip(0)]);
+    ensure!(seen.0 == eip && seen.1 == eip, "the outside saw {seen:?}");
+    // The connections may live or not.
+    drop(held);
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The whole thing: a cluster in a box with the real controller, real agents and real packets.
+//!
+//! One lab serves all scenarios, one after the other; each has a namespace, an EgressGateway with a pool of its own,
+//! and a server with ports of its own on the outside host. What the outside host saw at those ports is the judge. Nothing
+//! here measures time: conditions are waited for, with deadlines that only a broken program misses.
+//!
+//! `cargo test --package egressgateway --test e2e [PART OF A NAME]`. Runs as root, or rootless where user namespaces are
+//! allowed; says so and does nothing where neither is.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "clippy knows no tests without the standard harness"
+)]
+
+mod destinations;
+mod drift;
+mod failover;
+mod protocols;
+mod refusals;
+mod restarts;
+mod scene;
+mod selection;
+mod traffic;
+mod views;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{getegid, geteuid};
+
+use world::World;
+
+/// Name and body of a scenario.
+type Scenario = (&'static str, fn(&World) -> anyhow::Result<()>);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let scenarios: Vec<Scenario> = [
+        selection::SCENARIOS,
+        destinations::SCENARIOS,
+        protocols::SCENARIOS,
+        refusals::SCENARIOS,
+        views::SCENARIOS,
+        drift::SCENARIOS,
+        restarts::SCENARIOS,
+        failover::SCENARIOS,
+    ]
+    .concat();
+    if arguments.iter().any(|argument| argument == "--list") {
+        scenarios.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(part.as_str()));
+    let chosen: Vec<&Scenario> = scenarios.iter().filter(|(name, _)| wanted(name)).collect();
+    if chosen.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    if let Err(reason) = become_privileged() {
+        println!("SKIP: all end-to-end tests: {reason}");
+        return ExitCode::SUCCESS;
+    }
+    let world = match World::up() {
+        Ok(world) => world,
+        Err(error) => {
+            println!("test the_lab_comes_up ... FAILED\n{error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut failed = Vec::new();
+    for (name, scenario) in chosen {
+        let start = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| scenario(&world)));
+        let took = start.elapsed().as_secs_f32();
+        match outcome {
+            Ok(Ok(())) => println!("test {name} ... ok ({took:.1} s)"),
+            Ok(Err(error)) => {
+                println!("test {name} ... FAILED\n  after {took:.1} s: {error:#}");
+                failed.push(*name);
+            }
+            Err(_) => {
+                println!("test {name} ... FAILED");
+                failed.push(*name);
+            }
+        }
+    }
+    if !failed.is_empty() {
+        world.tell_what_happened();
+    }
+    if let Err(error) = world.down() {
+        println!("test the_lab_goes_down ... FAILED\n{error:#}");
+        failed.push("the_lab_goes_down");
+    }
+    println!("{} failed: {failed:?}", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Becomes root of a user namespace where it is not root, while this process has one thread only.
+fn become_privileged() -> Result<(), String> {
+    let (user, group) = (geteuid(), getegid());
+    if user.is_root() {
+        return Ok(());
+    }
+    unshare(CloneFlags::CLONE_NEWUSER)
+        .map_err(|errno| format!("neither root nor user namespaces: {errno}"))?;
+    let write = |path: &str, text: String| {
+        std::fs::write(path, text).map_err(|error| format!("writing {path}: {error}"))
+    };
+    write("/proc/self/setgroups", "deny".to_owned())?;
+    write("/proc/self/uid_map", format!("0 {user} 1"))?;
+    write("/proc/self/gid_map", format!("0 {group} 1"))
+}

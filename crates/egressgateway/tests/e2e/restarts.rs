@@ -1,0 +1,200 @@
+//! Agents and controller come and go; the traffic does not care.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams};
+use lab::Fault;
+use serde_json::{Value, json};
+
+use crate::Scenario;
+use crate::scene::Scene;
+use crate::traffic::{Sequence, Server};
+use crate::world::{GATEWAYS, NODES, PLAIN, SYSTEM, World, text};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("killed_agents_lose_no_packet", agents_killed),
+    ("replaced_agents_lose_no_packet", agents_replaced),
+    ("a_new_controller_changes_nothing", controller_replaced),
+];
+
+const AGENT: &str = "app.kubernetes.io/component=egressgateway-agent";
+const CONTROLLER: &str = "app.kubernetes.io/component=egressgateway-controller";
+/// Kinds whose objects a new controller must leave as they are.
+const KINDS: [&str; 7] = [
+    "EgressGateway",
+    "EgressPolicy",
+    "EgressClusterPolicy",
+    "EgressTunnel",
+    "EgressPortLease",
+    "EgressEndpointSlice",
+    "EgressClusterInfo",
+];
+
+/// The ready agent of a node: its pod and how often that was restarted.
+fn agent(world: &World, node: &str) -> Result<(String, i32)> {
+    let pods = world.pods(SYSTEM, AGENT)?;
+    let on_node = |pod: &&Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_deref() == Some(node));
+    let pod = pods.iter().filter(on_node).find(|pod| is_ready(pod)).context("the agent is not ready")?;
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let restarts = statuses.into_iter().flatten().map(|status| status.restart_count).sum();
+    Ok((pod.name_any(), restarts))
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready = conditions.into_iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True");
+    ready && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// Sends all the time from a pod on a gateway node and from one elsewhere while something happens.
+fn undisturbed(scene: &Scene<'_>, server: &Server, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
+    let world = scene.world;
+    let pods = [scene.pod("far", PLAIN)?, scene.pod("near", GATEWAYS[0])?];
+    scene.policy(
+        "test",
+        json!({
+            "appliedTo": {"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}},
+            "destSubnet": ["10.6.168.63/32"],
+        }),
+    )?;
+    let mut sequences = Vec::new();
+    for pod in &pods {
+        world.until_seen_as(&pod.netns, scene.eip(0))?;
+        let sequence = Sequence::start(&pod.netns, server, &format!("{}-{}", scene.name, pod.node))?;
+        sequence.flow_on(world, 20)?;
+        sequences.push(sequence);
+    }
+    disturb()?;
+    for sequence in &sequences {
+        sequence.flow_on(world, 20)?;
+    }
+    for (sequence, pod) in sequences.into_iter().zip(&pods) {
+        let sent = sequence.end(server)?;
+        let addresses = sent.addresses();
+        ensure!(addresses == BTreeSet::from([scene.eip(0)]), "{} was seen as {addresses:?}", pod.node);
+        ensure!(sent.sources.len() == 1, "{} was seen at {:?}", pod.node, sent.sources);
+        ensure!(
+            sent.lost.is_empty(),
+            "{} of {} lost from {}: {:?}",
+            sent.lost.len(),
+            sent.count,
+            pod.node,
+            sent.lost
+        );
+        ensure!(sent.unanswered.is_empty(), "answers lost to {}: {:?}", pod.node, sent.unanswered);
+    }
+    let sources = world.sources_at(server.port())?;
+    ensure!(sources == BTreeSet::from([scene.eip(0)]), "the outside saw {sources:?}");
+    Ok(())
+}
+
+fn agents_killed(world: &World) -> Result<()> {
+    let scene = Scene::new(world, "killed", 157)?;
+    let server = world.serve()?;
+    undisturbed(&scene, &server, || {
+        for node in NODES {
+            let before = world.until("the agent is ready", || agent(world, node))?;
+            world.fault(Fault::KillAgent { node: node.to_owned() })?;
+            world.until("the agent is there again", || {
+                let now = agent(world, node)?;
+                if now.1 > before.1 { Ok(()) } else { bail!("{now:?}") }
+            })?;
+        }
+        Ok(())
+    })
+}
+
+fn agents_replaced(world: &World) -> Result<()> {
+    let scene = Scene::new(world, "replaced", 161)?;
+    let server = world.serve()?;
+    undisturbed(&scene, &server, || {
+        for node in NODES {
+            let (before, _) = world.until("the agent is ready", || agent(world, node))?;
+            world.answered(world.built_in::<Pod>(SYSTEM).delete(&before, &DeleteParams::default()))?;
+            world.until("another agent is ready", || {
+                let (now, _) = agent(world, node)?;
+                if now == before { bail!("it is still {now}") } else { Ok(()) }
+            })?;
+        }
+        Ok(())
+    })
+}
+
+/// Everything of ours, without what agents tell all the time.
+fn objects(world: &World, namespace: &str) -> Result<BTreeMap<String, Value>> {
+    let mut objects = BTreeMap::new();
+    for kind in KINDS {
+        for object in world.list(kind, None)? {
+            if kind == "EgressPolicy" && object.namespace().as_deref() != Some(namespace) {
+                continue;
+            }
+            let mut data = object.data.clone();
+            if let Some(status) = data.pointer_mut("/status").and_then(Value::as_object_mut) {
+                status.remove("lastHeartbeatTime");
+            }
+            let version = if kind == "EgressTunnel" { None } else { object.resource_version() };
+            let name = format!("{kind} {}/{}", object.namespace().unwrap_or_default(), object.name_any());
+            objects.insert(name, json!({"version": version, "data": data}));
+        }
+    }
+    Ok(objects)
+}
+
+fn controller_replaced(world: &World) -> Result<()> {
+    let scene = Scene::new(world, "controller", 165)?;
+    let server = world.serve()?;
+    undisturbed(&scene, &server, || {
+        let settled = objects(world, scene.name)?;
+        let old = ready_controller(world)?;
+        let holder = leader(world)?;
+        world.answered(world.built_in::<Pod>(SYSTEM).delete(&old, &DeleteParams::default()))?;
+        world.until("another controller leads", || {
+            let now = leader(world)?;
+            if now == holder || now.is_empty() { bail!("{now:?} leads") } else { Ok(()) }
+        })?;
+        // It judges what comes now, so it has judged what was there.
+        world.create(
+            "EgressGateway",
+            None,
+            &json!({
+                "metadata": {"name": "controller-later"},
+                "spec": {
+                    "ippools": {"ipv4": ["10.6.168.170"]},
+                    "nodeSelector": {"selector": {"matchLabels": {"no": "node"}}},
+                },
+            }),
+        )?;
+        let judged = world.until("the new controller judges", || {
+            let gateway = world.get("EgressGateway", None, "controller-later")?;
+            match text(&gateway, "/status/conditions/0/reason") {
+                "NoGatewayNode" => Ok(()),
+                other => bail!("its reason is {other:?}"),
+            }
+        });
+        world.delete("EgressGateway", None, "controller-later")?;
+        judged?;
+        let now = objects(world, scene.name)?;
+        for (name, before) in &settled {
+            let after = now.get(name).cloned().unwrap_or_default();
+            ensure!(*before == after, "{name} changed from {before} to {after}");
+        }
+        Ok(())
+    })
+}
+
+fn ready_controller(world: &World) -> Result<String> {
+    let pods = world.pods(SYSTEM, CONTROLLER)?;
+    Ok(pods.iter().find(|pod| is_ready(pod)).context("no controller is ready")?.name_any())
+}
+
+/// Who leads, by the controller's Lease.
+fn leader(world: &World) -> Result<String> {
+    let leases = world.answered(world.built_in::<Lease>(SYSTEM).list(&ListParams::default()))?;
+    let ours = leases.items.into_iter().find(|lease| lease.name_any().contains("egressgateway"));
+    let spec = ours.and_then(|lease| lease.spec).context("there is no Lease of the controller")?;
+    Ok(spec.holder_identity.unwrap_or_default())
+}
