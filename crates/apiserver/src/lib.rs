@@ -27,6 +27,7 @@ pub mod meta;
 pub mod openapi;
 mod ownership;
 pub mod patch;
+mod protobuf;
 pub mod resource;
 pub mod schema;
 pub mod selector;

@@ -7,13 +7,14 @@ use serde_json::Value;
 use tokio::time::{Duration, timeout};
 
 use crate::limits::Limits;
+use crate::protobuf;
 use crate::status_error::StatusError;
 use crate::store::{Body, PatchType};
 
 /// How long a client may take to send a body.
 const READ_SECONDS_MAX: u64 = 60;
 /// What object bodies may be, as error messages list it.
-const OBJECT_TYPES: &[&str] = &["application/json", "application/yaml"];
+const OBJECT_TYPES: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
 /// Reads a whole body, but no more than the limit.
 pub(crate) async fn read<B>(body: B, limit: usize) -> Result<Bytes, StatusError>
@@ -37,13 +38,18 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
     if media_type.is_empty() { "application/json".to_owned() } else { media_type.to_ascii_lowercase() }
 }
 
-/// Refuses other formats than JSON and YAML.
-pub(crate) fn check_object_type(media_type: &str) -> Result<(), StatusError> {
-    if OBJECT_TYPES.contains(&media_type) {
-        Ok(())
-    } else {
-        Err(StatusError::unsupported_media_type(OBJECT_TYPES))
+/// Refuses unknown formats. Custom kinds have no protobuf form, which is the last one.
+pub(crate) fn check_object_type(media_type: &str, builtin: bool) -> Result<(), StatusError> {
+    let known = OBJECT_TYPES.get(..if builtin { 3 } else { 2 }).unwrap_or_default();
+    if known.contains(&media_type) { Ok(()) } else { Err(StatusError::unsupported_media_type(known)) }
+}
+
+/// Decodes an object in one of the known formats.
+pub(crate) fn decode_object(bytes: &[u8], media_type: &str) -> Result<Body, StatusError> {
+    if media_type == protobuf::MEDIA_TYPE {
+        return protobuf::decode(bytes).map(Body::from);
     }
+    Body::decode(bytes, media_type)
 }
 
 /// Decodes a patch: a list of operations, an object, or for apply an object as YAML.

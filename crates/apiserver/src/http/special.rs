@@ -9,7 +9,6 @@ use super::respond::{self, Answer};
 use super::{Call, Connection, Refusal, body, options};
 use crate::auth::service_account::{ISSUER, LIFE_SECONDS_DEFAULT, LIFE_SECONDS_MIN};
 use crate::status_error::{FieldError, StatusError};
-use crate::store::Body;
 use crate::streams;
 
 /// Longest life of a token, in seconds.
@@ -44,9 +43,9 @@ pub(super) async fn answer(
 
 async fn decoded(call: &Call, body: Incoming) -> Result<Value, StatusError> {
     let media_type = body::media_type(&call.headers);
-    body::check_object_type(&media_type)?;
+    body::check_object_type(&media_type, call.resource.builtin)?;
     let bytes = body::read(body, call.state.limits.body_bytes).await?;
-    Ok(Body::decode(&bytes, &media_type)?.value)
+    Ok(body::decode_object(&bytes, &media_type)?.value)
 }
 
 async fn eviction(call: &Call, name: &str, body: Incoming) -> Result<Answer, Refusal> {

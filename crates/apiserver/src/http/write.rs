@@ -101,9 +101,9 @@ pub(super) async fn delete_collection(call: &Call, body: Incoming) -> Result<Ans
 
 async fn object_body(call: &Call, body: Incoming) -> Result<Body, StatusError> {
     let media_type = body::media_type(&call.headers);
-    body::check_object_type(&media_type)?;
+    body::check_object_type(&media_type, call.resource.builtin)?;
     let bytes = body::read(body, call.state.limits.body_bytes).await?;
-    Body::decode(&bytes, &media_type)
+    body::decode_object(&bytes, &media_type)
 }
 
 /// The body of a delete, which may be empty.
@@ -113,8 +113,8 @@ pub(super) async fn options_body(call: &Call, body: Incoming) -> Result<Value, S
         return Ok(Value::Null);
     }
     let media_type = body::media_type(&call.headers);
-    body::check_object_type(&media_type)?;
-    Ok(Body::decode(&bytes, &media_type)?.value)
+    body::check_object_type(&media_type, true)?;
+    Ok(body::decode_object(&bytes, &media_type)?.value)
 }
 
 fn written_answer(call: &Call, written: &Written) -> Result<Answer, Refusal> {

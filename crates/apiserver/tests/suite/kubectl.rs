@@ -474,8 +474,7 @@ async fn drain_evicts_the_pods_of_a_node() {
             while let Some(event) = watch.next().await {
                 if event["type"] == "MODIFIED" && event["object"]["metadata"]["deletionTimestamp"].is_string()
                 {
-                    let now = json!({ "gracePeriodSeconds": 0 });
-                    client.delete(path, &now).await.expect_code(200);
+                    client.delete(&format!("{path}?gracePeriodSeconds=0")).await.expect_code(200);
                     break;
                 }
             }
