@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::steps::{self, Outcome, Report, TestCount};
-use crate::{checks, crds, layering};
+use crate::{checks, crds, layering, real_cluster};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -51,6 +51,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
             .map(|()| Outcome::Passed(String::new()))
     });
     report.step("tests", |count| tests(root, options, count, &mut skipped));
+    if options.package.is_none() {
+        report.step("tests on a real cluster", |_| real_cluster::test_step(root));
+    }
     if report.print(&skipped) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

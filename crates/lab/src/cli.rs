@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::addresses::{OUTSIDE_V4, OUTSIDE_V6};
 use crate::container::{self, spec::EnterSpec, spec::Program};
 use crate::control::{self, Fault, Request, Target};
+use crate::control_plane::{ApiServerKind, PROGRAMS_VARIABLE, SERVER_VARIABLE};
 use crate::demo::DemoOptions;
 use crate::error::LabError;
 use crate::handle::{Lab, LabOptions};
@@ -69,12 +70,27 @@ struct UpArgs {
     /// Seconds without a sign of life after which a node is not ready
     #[arg(long, default_value_t = 8, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     node_grace: u64,
+    /// Whose API server: the one that is a part of this program, or Kubernetes' own programs
+    #[arg(long, value_enum, default_value_t = ApiServerArg::Embedded, env = SERVER_VARIABLE)]
+    api_server: ApiServerArg,
+    /// Where Kubernetes' own programs are; default: where `cargo xtask real-cluster` puts them
+    #[arg(long, value_name = "DIR", env = PROGRAMS_VARIABLE)]
+    kubernetes: Option<PathBuf>,
     /// A plain cluster: no controller, no agents, no custom resources
     #[arg(long)]
     no_install: bool,
     /// Accepted for symmetry with `demo`: what `up` starts always stays up
     #[arg(long, hide = true)]
     keep: bool,
+}
+
+/// Whose API server a lab has, as written on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ApiServerArg {
+    /// A part of this program, with the lab's own controllers
+    Embedded,
+    /// etcd, kube-apiserver, kube-controller-manager and kube-scheduler
+    Real,
 }
 
 #[derive(Debug, Args)]
@@ -213,6 +229,7 @@ fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         nodes: args.nodes,
         node_grace: Duration::from_secs(args.node_grace),
         install: !args.no_install,
+        api_server: api_server(args)?,
         ..LabOptions::default()
     };
     let on_terminal = std::io::stderr().is_terminal();
@@ -231,6 +248,13 @@ fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     println!("  egressgateway lab exec{name} {} -- ip addr", status.nodes.last().map_or("NODE", |n| &n.name));
     println!("  egressgateway lab down{name}");
     Ok(ExitCode::SUCCESS)
+}
+
+fn api_server(args: &UpArgs) -> anyhow::Result<ApiServerKind> {
+    Ok(match args.api_server {
+        ApiServerArg::Embedded => ApiServerKind::Embedded,
+        ApiServerArg::Real => ApiServerKind::real(args.kubernetes.clone())?,
+    })
 }
 
 fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {

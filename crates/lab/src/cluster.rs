@@ -5,15 +5,13 @@ mod startup;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use apiserver::auth::certificate::SubjectName;
-use apiserver::server::{ApiServer, ApiServerHandle, ServerConfig};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::config::Kubeconfig;
@@ -23,9 +21,10 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::addresses::{API_SERVER_V4, API_SERVER_V6, NodeNumber};
+use crate::addresses::NodeNumber;
 use crate::container::process::signal;
 use crate::control::{Fault, NodeStatus, Status, Target};
+use crate::control_plane::ControlPlane;
 use crate::controllers::{self, Settings};
 use crate::error::LabError;
 use crate::fabric::Fabric;
@@ -57,8 +56,7 @@ pub(crate) struct Cluster {
     nodes: Vec<Arc<Node>>,
     observer: Option<Observer>,
     residents: Residents,
-    api_server: ApiServerHandle,
-    api_server_address: SocketAddr,
+    control_plane: ControlPlane,
     client: Client,
     registry: Registry,
     /// Per node: whether its cable is in.
@@ -90,20 +88,9 @@ impl Cluster {
         say(&StartMessage::Progress("starting the API server".to_string()));
         let registry = Registry::default();
         let cut = watch::Sender::new(BTreeSet::new());
-        let loopback = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listen on loopback")?;
-        let api_server_address = loopback.local_addr().context("listen on loopback")?;
-        let mut listeners = fabric.api_server_listeners().context("listen on the fabric")?;
-        listeners.push(loopback);
-        let subject_names =
-            [IpAddr::V4(API_SERVER_V4), IpAddr::V6(API_SERVER_V6)].into_iter().map(SubjectName::Ip).collect();
-        let config = ServerConfig {
-            listeners,
-            subject_names,
-            streams: Arc::new(LabStreams::new(registry.clone(), cut.subscribe())),
-            ..ServerConfig::default()
-        };
-        let api_server = ApiServer::start(config).await.context("start the API server")?;
-        let kubeconfig = api_server.kubeconfig(&format!("https://{api_server_address}"));
+        let streams = LabStreams::new(registry.clone(), cut.subscribe());
+        let control_plane = ControlPlane::start(&options.api_server, &fabric, state, streams).await?;
+        let kubeconfig = control_plane.kubeconfig();
         write_secret(&state.file("kubeconfig"), &kubeconfig).context("write the kubeconfig")?;
         let client = client_from(Kubeconfig::from_yaml(&kubeconfig).context("read the kubeconfig")?).await?;
         Ok(Self {
@@ -115,8 +102,7 @@ impl Cluster {
             fabric,
             nodes,
             observer,
-            api_server,
-            api_server_address,
+            control_plane,
             client,
             registry,
             cut,
@@ -128,7 +114,7 @@ impl Cluster {
     /// Starts what runs on the machines, and waits until all pods run.
     pub(crate) async fn start(&self) -> anyhow::Result<()> {
         self.residents.start(&self.nodes, self.fabric.outside())?;
-        self.start_controllers().await;
+        self.start_controllers().await?;
         if self.options.install {
             say(&StartMessage::Progress("installing controller and agents".to_string()));
             crate::install::install(&self.client).await.context("install controller and agents")?;
@@ -137,7 +123,8 @@ impl Cluster {
         startup::wait_until_ready(&self.client, self.nodes.len(), &self.registry).await
     }
 
-    async fn start_controllers(&self) {
+    async fn start_controllers(&self) -> anyhow::Result<()> {
+        self.control_plane.start_controllers(self.options.node_grace).await?;
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let mut tasks = self.tasks.lock().await;
         tasks.spawn(world::watch(self.client.clone(), sender));
@@ -147,7 +134,7 @@ impl Cluster {
             let kubelet = Arc::new(Kubelet {
                 node: Arc::clone(node),
                 client: self.client.clone(),
-                api_server: self.api_server.clone(),
+                ca_pem: self.control_plane.ca_pem(),
                 directory: self.private(),
                 root: self.residents.root().to_path_buf(),
                 registry: self.registry.clone(),
@@ -158,8 +145,10 @@ impl Cluster {
             listeners.insert(kubelet.name(), sender);
             tasks.spawn(kubelet.run(changes, self.stop.clone()));
         }
-        let settings = Settings { node_grace: self.options.node_grace };
+        let decides = !self.control_plane.has_controllers();
+        let settings = Settings { node_grace: self.options.node_grace, decides };
         tasks.spawn(controllers::run(self.client.clone(), settings, events, listeners, self.stop.clone()));
+        Ok(())
     }
 
     /// What there is and how it is.
@@ -167,8 +156,8 @@ impl Cluster {
         let cut = self.cut.borrow().clone();
         Status {
             name: self.state.name(),
-            api_server: format!("https://{}", self.api_server_address),
-            api_server_running: !self.api_server.is_paused(),
+            api_server: format!("https://{}", self.control_plane.address()),
+            api_server_running: !self.control_plane.is_paused().await,
             kubeconfig: self.state.file("kubeconfig").display().to_string(),
             nodes: self
                 .numbers
@@ -251,13 +240,10 @@ impl Cluster {
                 self.kill_agent(&name)
             }
             Fault::StopApiServer => {
-                self.api_server.pause();
+                self.control_plane.pause().await;
                 Ok(())
             }
-            Fault::StartApiServer => {
-                self.api_server.resume();
-                Ok(())
-            }
+            Fault::StartApiServer => self.control_plane.resume().await,
         }
     }
 
@@ -288,6 +274,7 @@ impl Cluster {
                 crate::container::process::kill_family(pid);
             }
         }
+        self.control_plane.shutdown().await;
     }
 
     fn node(&self, name: &str) -> anyhow::Result<&Arc<Node>> {
@@ -301,7 +288,8 @@ impl Cluster {
     }
 }
 
-fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
+/// Writes a file that only its owner may read.
+pub(crate) fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file =
         std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())

@@ -10,6 +10,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::{Deserialize, Serialize};
 
 use crate::control::{self, Fault, Request, Status, Target};
+use crate::control_plane::ApiServerKind;
 use crate::error::LabError;
 use crate::launch::{self, Tie};
 use crate::observer::Sighting;
@@ -24,6 +25,8 @@ pub struct LabOptions {
     pub nodes: usize,
     /// A node whose Lease is older than that is not ready.
     pub node_grace: Duration,
+    /// Whose API server it has.
+    pub api_server: ApiServerKind,
     /// Whether packets that reach the outside host are recorded.
     pub observe: bool,
     /// Whether controller and agents are installed; without, it is a plain cluster.
@@ -38,6 +41,7 @@ impl Default for LabOptions {
             name: "lab".to_string(),
             nodes: 3,
             node_grace: Duration::from_secs(8),
+            api_server: ApiServerKind::default(),
             observe: true,
             install: true,
             program: launch::this_program().to_path_buf(),

@@ -1,11 +1,18 @@
 //! Puts controller, agents and their custom resources into a cluster, as a package manager would.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
-use kube::api::{ApiResource, DynamicObject, PostParams, TypeMeta};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ApiResource, DynamicObject, ListParams, PostParams, TypeMeta};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
+/// A CRD that is not served by then never will be.
+const SERVED_DEADLINE: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The CRD manifests that are generated from the API types.
 const CRDS: [&str; 8] = [
     include_str!(
@@ -26,7 +33,28 @@ pub(crate) async fn install(client: &Client) -> anyhow::Result<()> {
     for manifest in CRDS {
         create_all(client, manifest).await?;
     }
+    wait_until_served(client).await?;
     create_all(client, MANIFEST).await
+}
+
+/// A new resource is served some moments after its definition was created.
+async fn wait_until_served(client: &Client) -> anyhow::Result<()> {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let deadline = Instant::now() + SERVED_DEADLINE;
+    loop {
+        let listed = definitions.list(&ListParams::default()).await.context("list the CRDs")?;
+        let Some(missing) = listed.items.iter().find(|one| !is_served(one)) else { return Ok(()) };
+        if Instant::now() >= deadline {
+            bail!("CRD {} is not served: {:?}", missing.name_any(), missing.status);
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+fn is_served(definition: &CustomResourceDefinition) -> bool {
+    let conditions =
+        definition.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Established" && condition.status == "True")
 }
 
 /// Creates each object of a manifest of several YAML documents.

@@ -26,7 +26,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::server::ApiServerHandle;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::PostParams;
@@ -49,8 +48,8 @@ pub(crate) struct Kubelet {
     pub(crate) node: Arc<Node>,
     /// The API server, as everybody sees it.
     pub(crate) client: Client,
-    /// The API server, for tokens.
-    pub(crate) api_server: ApiServerHandle,
+    /// The certificate that pods must trust, as PEM.
+    pub(crate) ca_pem: String,
     /// Where pods' files are.
     pub(crate) directory: PathBuf,
     /// An empty directory to build containers' root directories on.

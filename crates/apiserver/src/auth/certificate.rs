@@ -5,8 +5,8 @@ mod der;
 use std::net::IpAddr;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -72,6 +72,17 @@ impl Authority {
         &self,
         names: &[SubjectName],
     ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), CertificateError> {
+        let (certificate, key) = self.server_certificate(names)?;
+        Ok((certificate.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
+    }
+
+    /// A serving certificate for these names, for a program that reads it from files.
+    pub fn issue_server_pem(&self, names: &[SubjectName]) -> Result<CertificateAndKey, CertificateError> {
+        let (certificate, key) = self.server_certificate(names)?;
+        Ok(CertificateAndKey { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+
+    fn server_certificate(&self, names: &[SubjectName]) -> Result<(Certificate, KeyPair), CertificateError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = distinguished_name("kube-apiserver", None);
         for name in names {
@@ -84,7 +95,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok((certificate.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
+        Ok((certificate, key))
     }
 
     /// A client certificate: the user's name is the common name, the group its organisation.

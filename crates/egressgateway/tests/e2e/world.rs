@@ -16,7 +16,7 @@ use kube::api::{
     PostParams,
 };
 use kube::{Client, Resource, ResourceExt};
-use lab::{Fault, Lab, LabOptions, Sighting};
+use lab::{ApiServerKind, Fault, Lab, LabOptions, Sighting};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -55,6 +55,7 @@ impl World {
         let options = LabOptions {
             name: format!("e2e-{}", std::process::id()),
             program: PathBuf::from(env!("CARGO_BIN_EXE_egressgateway")),
+            api_server: ApiServerKind::from_environment()?,
             ..LabOptions::default()
         };
         let lab = Lab::up(&options, |_| {}).context("lab up")?;

@@ -28,6 +28,8 @@ const RESYNC: Duration = Duration::from_secs(5);
 pub(crate) struct Settings {
     /// A node that was silent for that long is not ready.
     pub(crate) node_grace: Duration,
+    /// Whether they decide anything; else they only tell kubelets of their pods.
+    pub(crate) decides: bool,
 }
 
 /// Who hears of the pods of which node.
@@ -54,7 +56,7 @@ pub(crate) async fn run(
             world.absorb(event, Timestamp::now());
         }
         tell(&mut world, &listeners);
-        if !world.in_sync() {
+        if !world.in_sync() || !settings.decides {
             continue;
         }
         let all_done = settle(&client, &mut world, &settings, &listeners).await;

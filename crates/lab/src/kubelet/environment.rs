@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
 use kube::ResourceExt;
 
-/// ConfigMaps and Secrets of the pod's namespace that its specification refers to.
+/// ConfigMaps and Secrets of the pod's namespace that its specification refers to, and its service account's token.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct References {
     /// ConfigMaps by name.
     pub(crate) config_maps: BTreeMap<String, ConfigMap>,
     /// Secrets by name.
     pub(crate) secrets: BTreeMap<String, Secret>,
+    /// The token by which the pod proves who it is.
+    pub(crate) token: String,
 }
 
 impl References {

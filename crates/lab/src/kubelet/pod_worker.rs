@@ -231,7 +231,7 @@ impl Worker {
         self.make_network().await?;
         let maker = VolumeMaker {
             client: &self.kubelet.client,
-            api_server: &self.kubelet.api_server,
+            ca_pem: &self.kubelet.ca_pem,
             directory: self.directory.clone(),
             node_directory: self.kubelet.directory.join("nodes").join(self.kubelet.name()),
             place: &self.place,

@@ -6,12 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use apiserver::server::ApiServerHandle;
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{
     ConfigMap, ConfigMapVolumeSource, Container, KeyToPath, Pod, ProjectedVolumeSource, Secret,
-    SecretVolumeSource, Volume,
+    SecretVolumeSource, ServiceAccount, Volume,
 };
+use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
+use serde_json::json;
 
 use crate::container::spec::VolumeMount;
 use crate::kubelet::environment::{Place, References, field_value};
@@ -25,10 +27,10 @@ const OWN_HOST_PATHS: [&str; 4] = ["/run", "/var", "/tmp", "/opt"];
 
 /// What volumes are made of.
 pub(crate) struct VolumeMaker<'a> {
-    /// Reads ConfigMaps and Secrets.
+    /// Reads ConfigMaps and Secrets, asks for tokens.
     pub(crate) client: &'a Client,
-    /// Issues tokens.
-    pub(crate) api_server: &'a ApiServerHandle,
+    /// The certificate that pods must trust, as PEM.
+    pub(crate) ca_pem: &'a str,
     /// The pod's directory.
     pub(crate) directory: PathBuf,
     /// The node's directory, for host paths.
@@ -45,7 +47,7 @@ impl VolumeMaker<'_> {
     pub(crate) async fn references(&self, pod: &Pod) -> anyhow::Result<References> {
         let namespace = pod.namespace().unwrap_or_default();
         let (config_maps, secrets) = referred(pod);
-        let mut references = References::default();
+        let mut references = References { token: self.token(pod).await?, ..References::default() };
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
         for (name, optional) in config_maps {
             match api.get_opt(&name).await? {
@@ -73,7 +75,7 @@ impl VolumeMaker<'_> {
             volumes.insert(volume.name.clone(), path.with_context(|| format!("volume {:?}", volume.name))?);
         }
         let identity = self.directory.join("identity");
-        self.write_identity(pod, &identity)?;
+        self.write_identity(pod, &identity, references)?;
         volumes.insert(IDENTITY.to_string(), identity);
         Ok(volumes)
     }
@@ -117,7 +119,7 @@ impl VolumeMaker<'_> {
     ) -> anyhow::Result<()> {
         for source in source.sources.iter().flatten() {
             if let Some(token) = &source.service_account_token {
-                write_file(path, &token.path, self.token(pod)?.as_bytes())?;
+                write_file(path, &token.path, references.token.as_bytes())?;
             }
             if let Some(map) = &source.config_map {
                 let source = ConfigMapVolumeSource {
@@ -150,19 +152,26 @@ impl VolumeMaker<'_> {
         Ok(())
     }
 
-    fn write_identity(&self, pod: &Pod, path: &Path) -> anyhow::Result<()> {
-        write_file(path, "token", self.token(pod)?.as_bytes())?;
-        write_file(path, "ca.crt", self.api_server.ca_pem().as_bytes())?;
+    fn write_identity(&self, pod: &Pod, path: &Path, references: &References) -> anyhow::Result<()> {
+        write_file(path, "token", references.token.as_bytes())?;
+        write_file(path, "ca.crt", self.ca_pem.as_bytes())?;
         write_file(path, "namespace", pod.namespace().unwrap_or_default().as_bytes())
     }
 
-    fn token(&self, pod: &Pod) -> anyhow::Result<String> {
+    /// Asks for a token that ends with the pod.
+    async fn token(&self, pod: &Pod) -> anyhow::Result<String> {
         let account =
             pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
         let namespace = pod.namespace().unwrap_or_default();
-        self.api_server
-            .issue_service_account_token(&namespace, account, Some(&pod.name_any()), TOKEN_LIFE_SECONDS)
-            .map_err(|error| anyhow::anyhow!("no token for service account {namespace}/{account}: {error:?}"))
+        let request = json!({"spec": {
+            "expirationSeconds": TOKEN_LIFE_SECONDS,
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod.name_any(), "uid": pod.uid()},
+        }});
+        let request: TokenRequest = serde_json::from_value(request).context("ask for a token")?;
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &namespace);
+        let answer = api.create_token_request(account, &PostParams::default(), &request).await;
+        let answer = answer.with_context(|| format!("no token for service account {namespace}/{account}"))?;
+        answer.status.map(|status| status.token).context("the answer has no token")
     }
 
     fn host_path(&self, path: &str, kind: &str) -> anyhow::Result<PathBuf> {

@@ -1,0 +1,234 @@
+//! etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes of the lab.
+//!
+//! They live in the switch's network namespace, where the API server's address on the fabric is: nodes reach it
+//! like any other host, it reaches nodes (webhooks), and no port of the host is taken but one on loopback, from
+//! which a relay leads there.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use kube::Client;
+use kube::config::Kubeconfig;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::credentials::Credentials;
+use super::process::Process;
+use super::relay;
+use crate::addresses::{API_SERVER_PORT, API_SERVER_V4, SERVICE_CIDRS, cluster_pod_cidrs};
+use crate::fabric::Fabric;
+use crate::handle::client_from;
+use crate::netns::NetNs;
+
+const ETCD: &str = "etcd";
+const API_SERVER: &str = "kube-apiserver";
+const CONTROLLER_MANAGER: &str = "kube-controller-manager";
+const SCHEDULER: &str = "kube-scheduler";
+/// etcd listens on the loopback device of the switch's namespace, which no node reaches.
+const ETCD_CLIENTS: &str = "http://127.0.0.1:2379";
+const ETCD_PEERS: &str = "http://127.0.0.1:2380";
+/// A real API server takes some seconds, more on a busy machine.
+const START_DEADLINE: Duration = Duration::from_secs(120);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How often kube-controller-manager looks at nodes.
+const NODE_MONITOR_PERIOD: &str = "500ms";
+
+/// A control plane of Kubernetes' own programs.
+pub(super) struct Kubernetes {
+    programs: PathBuf,
+    directory: PathBuf,
+    namespace: NetNs,
+    credentials: Credentials,
+    client: Client,
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    api_server: Option<Process>,
+    others: Vec<Process>,
+    relay: JoinSet<()>,
+}
+
+impl Running {
+    /// An error once any of the programs has ended.
+    fn check(&mut self) -> anyhow::Result<()> {
+        self.others.iter_mut().chain(&mut self.api_server).try_for_each(Process::check)
+    }
+}
+
+impl Kubernetes {
+    /// Starts all of it and waits until the API server is ready.
+    pub(super) async fn start(
+        programs: &Path,
+        directory: &Path,
+        fabric: &Fabric,
+        loopback: TcpListener,
+    ) -> anyhow::Result<Self> {
+        check_programs(programs)?;
+        fs::create_dir_all(directory).context("make the control plane's directory")?;
+        let fabric_address = SocketAddr::new(IpAddr::V4(API_SERVER_V4), API_SERVER_PORT);
+        let credentials = Credentials::create(directory, &format!("https://{fabric_address}"))?;
+        let host_url = format!("https://{}", loopback.local_addr().context("listen on loopback")?);
+        let kubeconfig = Kubeconfig::from_yaml(&credentials.admin_kubeconfig(&host_url))?;
+        let namespace = fabric.switch().try_clone().context("hold the switch's namespace")?;
+        let mut running = Running::default();
+        let inside = namespace.try_clone().context("hold the switch's namespace")?;
+        running.relay.spawn(async move {
+            if let Err(error) = relay::relay(loopback, inside, fabric_address).await {
+                tracing::error!(%error, "the API server can't be reached from the host");
+            }
+        });
+        let kubernetes = Self {
+            programs: programs.to_path_buf(),
+            directory: directory.to_path_buf(),
+            namespace,
+            credentials,
+            client: client_from(kubeconfig).await?,
+            running: Mutex::new(running),
+        };
+        let etcd = kubernetes.process(ETCD, &kubernetes.etcd_arguments())?;
+        kubernetes.running.lock().await.others.push(etcd);
+        kubernetes.start_api_server().await?;
+        Ok(kubernetes)
+    }
+
+    /// Starts what acts on what the API server stores; nodes are not ready after `node_grace` of silence.
+    pub(super) async fn start_controllers(&self, node_grace: Duration) -> anyhow::Result<()> {
+        let manager = self.process(CONTROLLER_MANAGER, &self.controller_manager_arguments(node_grace))?;
+        let scheduler = self.process(SCHEDULER, &self.scheduler_arguments())?;
+        self.running.lock().await.others.extend([manager, scheduler]);
+        Ok(())
+    }
+
+    /// A kubeconfig of a user that may do all.
+    pub(super) fn kubeconfig(&self, url: &str) -> String {
+        self.credentials.admin_kubeconfig(url)
+    }
+
+    /// The certificate that clients must trust, as PEM.
+    pub(super) fn ca_pem(&self) -> &str {
+        self.credentials.ca_pem()
+    }
+
+    /// Kills kube-apiserver; what it stored stays.
+    pub(super) async fn stop_api_server(&self) {
+        let process = self.running.lock().await.api_server.take();
+        if let Some(mut process) = process {
+            process.kill().await;
+        }
+    }
+
+    /// Starts kube-apiserver, unless it runs, and waits until it is ready.
+    pub(super) async fn start_api_server(&self) -> anyhow::Result<()> {
+        let mut running = self.running.lock().await;
+        if running.api_server.as_mut().is_some_and(|process| process.check().is_ok()) {
+            return Ok(());
+        }
+        running.api_server = Some(self.process(API_SERVER, &self.api_server_arguments())?);
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            let Err(error) = self.client.request_text(request).await else { return Ok(()) };
+            running.check()?;
+            if Instant::now() >= deadline {
+                return Err(error).context("kube-apiserver is not ready");
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Whether kube-apiserver runs.
+    pub(super) async fn api_server_runs(&self) -> bool {
+        self.running.lock().await.api_server.as_mut().is_some_and(|process| process.check().is_ok())
+    }
+
+    /// Ends all programs.
+    pub(super) async fn shutdown(&self) {
+        let mut running = std::mem::take(&mut *self.running.lock().await);
+        running.relay.shutdown().await;
+        for process in running.others.iter_mut().rev().chain(&mut running.api_server) {
+            process.kill().await;
+        }
+    }
+
+    fn process(&self, name: &str, arguments: &[String]) -> anyhow::Result<Process> {
+        Process::start(&self.namespace, &self.programs, &self.directory, name, arguments)
+    }
+
+    fn etcd_arguments(&self) -> Vec<String> {
+        flags(&[
+            ("data-dir", &self.credentials.path("etcd")),
+            ("listen-client-urls", ETCD_CLIENTS),
+            ("advertise-client-urls", ETCD_CLIENTS),
+            ("listen-peer-urls", ETCD_PEERS),
+            ("initial-advertise-peer-urls", ETCD_PEERS),
+            ("initial-cluster", &format!("default={ETCD_PEERS}")),
+            // A lab does not outlive the machine.
+            ("unsafe-no-fsync", "true"),
+            ("log-level", "warn"),
+        ])
+    }
+
+    fn api_server_arguments(&self) -> Vec<String> {
+        let path = |file| self.credentials.path(file);
+        flags(&[
+            ("etcd-servers", ETCD_CLIENTS),
+            ("advertise-address", &API_SERVER_V4.to_string()),
+            ("secure-port", &API_SERVER_PORT.to_string()),
+            ("tls-cert-file", &path("apiserver.crt")),
+            ("tls-private-key-file", &path("apiserver.key")),
+            ("client-ca-file", &path("ca.crt")),
+            ("token-auth-file", &path("tokens.csv")),
+            ("service-account-issuer", "https://kubernetes.default.svc.cluster.local"),
+            ("service-account-key-file", &path("service-accounts.crt")),
+            ("service-account-signing-key-file", &path("service-accounts.key")),
+            ("service-cluster-ip-range", &SERVICE_CIDRS.join(",")),
+            ("authorization-mode", "Node,RBAC"),
+            ("enable-admission-plugins", "NodeRestriction"),
+            // Nothing translates Service addresses here: webhooks are called at their endpoints.
+            ("enable-aggregator-routing", "true"),
+            ("allow-privileged", "true"),
+            ("profiling", "false"),
+        ])
+    }
+
+    fn controller_manager_arguments(&self, node_grace: Duration) -> Vec<String> {
+        let path = |file| self.credentials.path(file);
+        flags(&[
+            ("kubeconfig", &path("controller-manager.conf")),
+            ("use-service-account-credentials", "true"),
+            ("service-account-private-key-file", &path("service-accounts.key")),
+            ("root-ca-file", &path("ca.crt")),
+            ("node-monitor-grace-period", &format!("{}ms", node_grace.as_millis())),
+            ("node-monitor-period", NODE_MONITOR_PERIOD),
+            ("cluster-cidr", &cluster_pod_cidrs().map(|cidr| cidr.to_string()).join(",")),
+            ("allocate-node-cidrs", "false"),
+            ("leader-elect", "false"),
+            ("bind-address", "127.0.0.1"),
+        ])
+    }
+
+    fn scheduler_arguments(&self) -> Vec<String> {
+        let path = self.credentials.path("scheduler.conf");
+        flags(&[("kubeconfig", &path), ("leader-elect", "false"), ("bind-address", "127.0.0.1")])
+    }
+}
+
+fn flags(pairs: &[(&str, &str)]) -> Vec<String> {
+    pairs.iter().map(|(name, value)| format!("--{name}={value}")).collect()
+}
+
+/// All programs are there; the error says how to get them.
+fn check_programs(programs: &Path) -> anyhow::Result<()> {
+    for name in [ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER] {
+        if !programs.join(name).is_file() {
+            bail!("{} has no {name}: `cargo xtask real-cluster build` makes it", programs.display());
+        }
+    }
+    Ok(())
+}
