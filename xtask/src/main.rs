@@ -6,6 +6,7 @@ mod bench;
 mod checks;
 mod crds;
 mod layering;
+mod mutate;
 mod real_cluster;
 mod steps;
 mod test;
@@ -34,6 +35,8 @@ enum Command {
     },
     /// Check that the arrows between crates point down and that pure crates are pure
     CheckLayering,
+    /// Break the code on purpose, in a copy, and check that a test notices each time
+    Mutate(mutate::Options),
     /// A lab on Kubernetes' own API server, controllers and scheduler, built from source
     RealCluster(real_cluster::Options),
     /// Run benchmarks and print them as a table beside their reference
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Test(options) => return test::run(&root, &options),
         Command::Crds { check } => crds::run(&root, check),
         Command::CheckLayering => layering::check(&root),
+        Command::Mutate(options) => mutate::mutate(&root, &options),
         Command::RealCluster(options) => real_cluster::run(&root, &options),
         Command::Bench(options) => bench::run(&root, &options),
     };
