@@ -71,13 +71,16 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut failed = Vec::new();
+    let (mut passed, mut failed) = (0, Vec::new());
     for (name, scenario) in chosen {
         let start = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| scenario(&world)));
         let took = start.elapsed().as_secs_f32();
         match outcome {
-            Ok(Ok(())) => println!("test {name} ... ok ({took:.1} s)"),
+            Ok(Ok(())) => {
+                println!("test {name} ... ok ({took:.1} s)");
+                passed += 1;
+            }
             Ok(Err(error)) => {
                 println!("test {name} ... FAILED\n  after {took:.1} s: {error:#}");
                 failed.push(*name);
@@ -95,7 +98,8 @@ fn main() -> ExitCode {
         println!("test the_lab_goes_down ... FAILED\n{error:#}");
         failed.push("the_lab_goes_down");
     }
-    println!("{} failed: {failed:?}", failed.len());
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("test result: {verdict}. {} passed; {} failed; {failed:?}", passed, failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
