@@ -33,6 +33,8 @@ const RESYNC: Duration = Duration::from_secs(10);
 const LISTS_WITHIN: Duration = Duration::from_secs(5);
 /// How often changed objects are written to disk.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the kernel is told that the agent lives.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the uplink's wire is looked at.
 const UPLINK_INTERVAL: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -124,6 +126,7 @@ impl ControlLoop {
     pub async fn run(mut self, mut inbox: Inbox) -> anyhow::Result<()> {
         let mut events = Vec::new();
         let mut resync = tokio::time::interval(RESYNC);
+        let mut alive = tokio::time::interval(ALIVE_INTERVAL);
         let mut uplink = tokio::time::interval(UPLINK_INTERVAL);
         let mut snapshot = tokio::time::interval(SNAPSHOT_INTERVAL);
         let patience = tokio::time::sleep(LISTS_WITHIN);
@@ -171,6 +174,13 @@ impl ControlLoop {
                 }
                 _ = snapshot.tick() => {
                     self.save();
+                    false
+                }
+                _ = alive.tick() => {
+                    if let Err(error) = self.converger.renew_answers() {
+                        tracing::warn!(%error, "the kernel may stop to answer for EIPs; the node is read anew");
+                        self.converger.kernel_changed();
+                    }
                     false
                 }
                 _ = uplink.tick() => {

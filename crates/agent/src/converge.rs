@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
+use datapath::compile::alive::renew;
 use datapath::compile::{compile, names};
 use datapath::diff::diff;
 use datapath::nft::TableFamily;
@@ -33,6 +34,10 @@ use crate::keys::Keyring;
 use crate::node_view::{Derived, Local, node_view, probe_addresses, topology};
 use crate::objects::{Event, NodeLease, Objects};
 use crate::probe::{Inheritance, Report, Setup};
+
+/// So long the kernel answers for EIPs without an agent: as long as liveness lets an agent be away before another gateway
+/// takes over.
+const ANSWERS_FOR_MS: u64 = 10_000;
 
 /// What a pass needs of Linux.
 pub trait Kernel {
@@ -230,12 +235,14 @@ impl<K: Kernel> Converger<K> {
 
         let wanted = compile(&view, numbering);
         let found = self.kernel.read(&interest(&wanted, &self.local.settings)).map_err(PassError::Read)?;
-        let transaction = diff(&found, &wanted);
+        let mut transaction = diff(&found, &wanted);
         outcome.changes = transaction.before.len() + transaction.nft.len() + transaction.after.len();
         outcome.repaired = outcome.changes > 0 && self.last_wanted.as_ref() == Some(&wanted);
         outcome.setup = self.setup_for(&view);
         if !transaction.is_empty() {
             let changes = outcome.changes;
+            // A switch that is new must be on before anything is answered.
+            transaction.nft.extend(renew(&wanted, ANSWERS_FOR_MS));
             let applied = self.kernel.apply(&transaction);
             applied.map_err(|source| PassError::Apply { changes, source })?;
         }
@@ -293,6 +300,17 @@ impl<K: Kernel> Converger<K> {
         let (before, now) = (self.last_view.as_ref(), Instant::now());
         self.activation.apply(&mut view, before, now, |eip| ready.contains(eip));
         view
+    }
+
+    /// Lets the kernel answer for EIPs for some seconds more. To be called more often than that.
+    pub fn renew_answers(&mut self) -> Result<(), K::Error> {
+        let Some(wanted) = &self.last_wanted else { return Ok(()) };
+        let nft = renew(wanted, ANSWERS_FOR_MS);
+        if nft.is_empty() {
+            Ok(())
+        } else {
+            self.kernel.apply(&Transaction { nft, ..Transaction::default() })
+        }
     }
 
     /// When a pass is due though nothing happens.
@@ -376,8 +394,10 @@ fn ready_eips(objects: &Objects, local: &Local, view: &NodeView) -> BTreeSet<Eip
 }
 
 fn interest(wanted: &DatapathState, settings: &Settings) -> Interest {
+    let main = TableId { family: TableFamily::Inet, name: names::TABLE.to_owned() };
+    let arp = TableId { family: TableFamily::Arp, name: names::ARP_TABLE.to_owned() };
     Interest {
-        tables: BTreeSet::from([TableId { family: TableFamily::Inet, name: names::TABLE.to_owned() }]),
+        tables: [main].into_iter().chain(settings.arp_filter.then_some(arp)).collect(),
         tunnel: Some(settings.tunnel_device.clone()),
         sysctls: wanted.sysctls.keys().cloned().collect(),
     }

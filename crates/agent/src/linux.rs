@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use anyhow::Context as _;
 use datapath::compile::names;
 use datapath::nft::TableFamily;
-use datapath::transaction::{CounterValue, Found, Interest, TableId, Transaction};
+use datapath::transaction::{CounterValue, Found, Interest, NftCommand, TableId, Transaction};
 use datapath::view::Uplink;
 use kernel::conntrack::{ConntrackSocket, FlowFilter};
 use kernel::monitor::{RouteEvent, RouteMonitor, RulesetEvent, RulesetMonitor};
@@ -53,11 +53,17 @@ pub fn table() -> TableId {
     TableId { family: TableFamily::Inet, name: names::TABLE.to_owned() }
 }
 
+/// All our tables.
+#[must_use]
+pub fn tables() -> BTreeSet<TableId> {
+    BTreeSet::from([table(), TableId { family: TableFamily::Arp, name: names::ARP_TABLE.to_owned() }])
+}
+
 impl Linux {
-    /// Opens it, and takes over the table that an earlier run has left.
+    /// Opens it, and takes over the tables that an earlier run has left.
     pub fn open(choice: UplinkChoice) -> Result<Self, LinuxError> {
         let mut kernel = kernel::Kernel::open()?;
-        let interest = Interest { tables: BTreeSet::from([table()]), ..Interest::default() };
+        let interest = Interest { tables: tables(), ..Interest::default() };
         if let Err(error) = kernel.adopt(&interest) {
             // A run that has not quite ended; it is tried again with the first transaction.
             tracing::warn!(%error, "the table of an earlier run can't be taken over yet");
@@ -68,6 +74,13 @@ impl Linux {
     /// Netlink port of the socket that commits to nf_tables.
     pub fn port(&self) -> Result<u32, LinuxError> {
         Ok(self.kernel.nft.port()?)
+    }
+
+    /// Whether the kernel can filter ARP.
+    pub fn can_filter_arp(&mut self) -> bool {
+        let probe = TableId { family: TableFamily::Arp, name: "egressgateway_probe".to_owned() };
+        let answer = self.kernel.nft.check(&[NftCommand::AddTable(probe)]);
+        answer.inspect_err(|error| tracing::warn!(%error, "the kernel can't filter ARP; a gateway whose agent is gone answers on")).is_ok()
     }
 
     /// Whether the uplink's wire is connected.
@@ -181,6 +194,7 @@ pub fn monitor(tunnel: &str, own_port: u32) -> anyhow::Result<watch::Receiver<u6
     let mut rulesets = RulesetMonitor::open()?;
     let mut links = RouteSocket::open()?;
     let tunnel = tunnel.to_owned();
+    let ours = tables();
     let work = move || {
         loop {
             let mut fds = [routes.as_fd(), rulesets.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -194,7 +208,7 @@ pub fn monitor(tunnel: &str, own_port: u32) -> anyhow::Result<watch::Receiver<u6
                 for event in rulesets.drain()? {
                     matters |= match event {
                         RulesetEvent::Commit(commit) => {
-                            commit.port != own_port && commit.tables.contains(&table())
+                            commit.port != own_port && !commit.tables.is_disjoint(&ours)
                         }
                         RulesetEvent::Lost => true,
                     };

@@ -87,10 +87,11 @@ async fn serve(config: Config) -> Result<()> {
 
     let (events, events_out) = mpsc::channel(EVENTS);
     let shutdown = supervisor.shutdown();
-    let linux = Linux::open(choice)?;
+    let mut linux = Linux::open(choice)?;
+    let settings = settings(&config.feature, linux.can_filter_arp());
     let kernel = linux::monitor(&config.feature.vxlan.name, linux.port()?)?;
     let inbox = Inbox { events: events_out, reports, kernel, shutdown: shutdown.clone() };
-    let converger = Converger::new(node, settings(&config.feature), linux);
+    let converger = Converger::new(node, settings, linux);
     let ended = start_loop(ControlLoop::new(node, converger, outbox), inbox)?;
     supervisor.spawn("control loop", async { ended.await.context("the loop's thread is gone")? });
     watches::start(&mut supervisor, &client, node, &events);
@@ -131,7 +132,7 @@ fn wall_clock_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn settings(feature: &Feature) -> Settings {
+fn settings(feature: &Feature, arp_filter: bool) -> Settings {
     use runtime::config;
     Settings {
         tunnel_device: feature.vxlan.name.clone(),
@@ -145,6 +146,7 @@ fn settings(feature: &Feature) -> Settings {
             config::NoGatewayAction::Drop => NoGatewayAction::Drop,
             config::NoGatewayAction::Direct => NoGatewayAction::Direct,
         },
+        arp_filter,
         start_guard: feature.start_guard,
         existing_flows: match feature.existing_flows {
             config::ExistingFlows::Keep => ExistingFlows::Keep,

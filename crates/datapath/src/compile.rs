@@ -21,6 +21,7 @@ use crate::numbering::Numbering;
 use crate::state::DatapathState;
 use crate::view::NodeView;
 
+pub mod alive;
 pub(crate) mod build;
 mod family;
 mod gateway;
@@ -37,7 +38,8 @@ mod start;
 #[must_use]
 pub fn compile(view: &NodeView, numbering: &Numbering) -> DatapathState {
     let mut state = routing::compile(view, numbering);
-    state.tables = BTreeMap::from([(names::TABLE.to_owned(), table(view, numbering))]);
+    let tables = [Some(table(view, numbering)), alive::arp_table(&Context { view, numbering })];
+    state.tables = tables.into_iter().flatten().map(|table| (table.name.clone(), table)).collect();
     state
 }
 

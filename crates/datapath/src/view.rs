@@ -61,6 +61,8 @@ pub struct Settings {
     pub no_gateway_action: NoGatewayAction,
     /// What happens to connections that are older than the policy that would select them
     pub existing_flows: ExistingFlows,
+    /// Whether the kernel has tables of family ARP
+    pub arp_filter: bool,
     /// Whether new connections of pods that are not known yet are held while any policy exists
     pub start_guard: bool,
 }
@@ -76,6 +78,7 @@ impl Default for Settings {
             ipv6: false,
             no_gateway_action: NoGatewayAction::default(),
             existing_flows: ExistingFlows::default(),
+            arp_filter: true,
             start_guard: true,
         }
     }

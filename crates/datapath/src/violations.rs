@@ -87,6 +87,11 @@ pub enum Violation {
         /// The EIP
         address: IpAddr,
     },
+    /// The node would answer for an EIP though its agent is gone.
+    AnswersForEver {
+        /// The EIP
+        address: IpAddr,
+    },
     /// A pod is taken for a stranger, a stranger for a pod, or strangers are not held though policies exist.
     WrongStrangers {
         /// IPv4 or IPv6
@@ -145,6 +150,7 @@ impl fmt::Display for Violation {
                 write!(f, "{address} is answered though it is not due here, or not though it is")
             }
             Self::NoHostRoute { address } => write!(f, "{address} has no host route into the tunnel"),
+            Self::AnswersForEver { address } => write!(f, "{address} is answered without an agent"),
             Self::WrongStrangers { family } => {
                 write!(f, "pods that are not known yet are not told from others ({family:?})")
             }
@@ -271,6 +277,19 @@ fn answers(view: &NodeView, state: &DatapathState, family: Family, found: &mut B
     for address in due.symmetric_difference(&answered) {
         found.insert(Violation::WrongAnswer { address: *address });
     }
+    let (name, set) = match family {
+        Family::V4 => (names::ARP_TABLE, "gateway_eips4"),
+        Family::V6 => (names::TABLE, "gateway_eips6"),
+    };
+    let guarded = state.tables.get(name).filter(|table| asks_alive(table)).map(|table| &table.sets);
+    let guarded: BTreeSet<IpAddr> = guarded.map_or_else(BTreeSet::new, |sets| {
+        Tables(sets).elements(set).into_iter().filter_map(|(key, _)| read::address(key)).collect()
+    });
+    if view.settings.arp_filter || family == Family::V6 {
+        found.extend(
+            answered.difference(&guarded).map(|address| Violation::AnswersForEver { address: *address }),
+        );
+    }
     for address in &answered {
         let routed = state.routes.iter().any(|route| {
             route.destination == ipnet::IpNet::from(*address)
@@ -280,6 +299,14 @@ fn answers(view: &NodeView, state: &DatapathState, family: Family, found: &mut B
             found.insert(Violation::NoHostRoute { address: *address });
         }
     }
+}
+
+/// Whether a chain for this host drops what the agent does not vouch for.
+fn asks_alive(table: &Table) -> bool {
+    let asks = |statement: &Statement| matches!(statement, Statement::InSet { set, negate: true, .. } if set == names::ALIVE);
+    let input = |hook: &BaseChain| hook.hook == Hook::Input;
+    let chains = table.chains.values().filter(|chain| chain.hook.as_ref().is_some_and(input));
+    chains.flat_map(|chain| &chain.rules).any(|rule| rule.statements.iter().any(asks))
 }
 
 /// Whether new connections of pods that are not known yet are held, and nobody else's.

@@ -3,6 +3,9 @@
 /// The table.
 pub const TABLE: &str = "egressgateway";
 
+/// The table of family ARP.
+pub const ARP_TABLE: &str = "egressgateway_arp";
+
 /// All counters, with what they count. `drop` and `refuse` tell whether the sender gets an answer.
 pub const COUNTERS: &[(&str, &str)] = &[
     (REFUSE_NO_GATEWAY, "packets to a selected destination while no gateway lives"),
@@ -21,6 +24,7 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (TOO_BIG, "replies that exceed the tunnel, answered with fragmentation needed"),
     (DROP_TUNNEL_ENTRY, "packets that somebody routed into the tunnel"),
     (DROP_GUARD, "packets that would have left with a source that is not their EIP"),
+    (DROP_SILENCED, "questions for an EIP's link address while the agent is away for long"),
     (DROP_UNKNOWN_POD, "new connections to the outside of pods that are not known yet"),
     (DROP_GUARD_WAY, "packets of a marked flow that would have left past the tunnel"),
 ];
@@ -60,12 +64,16 @@ pub const DROP_GUARD: &str = "drop_guard";
 /// See [`COUNTERS`].
 pub const DROP_GUARD_WAY: &str = "drop_guard_way";
 /// See [`COUNTERS`].
+pub const DROP_SILENCED: &str = "drop_silenced";
+/// See [`COUNTERS`].
 pub const DROP_UNKNOWN_POD: &str = "drop_unknown_pod";
 
 /// Every EIP of the cluster, by address.
 pub const EIPS: &str = "eips";
 /// EIPs that this node is a gateway of.
 pub const GATEWAY_EIPS: &str = "gateway_eips";
+/// Has an element while the agent lives: its renewal is not part of a state.
+pub const ALIVE: &str = "alive";
 /// EIPs that this node answers for now.
 pub const ANSWERED: &str = "answered";
 /// Addresses of nodes.

@@ -47,6 +47,11 @@ pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
     };
     let mut input = Rules::default();
     input.rule("refused before routing", refused());
+    for family in context.families() {
+        if let Some(silenced) = super::alive::solicitation(context, family, table) {
+            input.rule("the agent is away for long", silenced);
+        }
+    }
     input.base(table, "input", ChainKind::Filter, Hook::Input, -10);
 
     let mut forward = Rules::default();

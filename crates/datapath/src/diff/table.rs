@@ -117,6 +117,10 @@ impl Batch<'_> {
     }
 
     fn delete_elements(&mut self, name: &str, old: &Set, new: &Set, rehooked: &BTreeSet<&str>) {
+        // What expires is renewed by others.
+        if new.timeout {
+            return;
+        }
         let stale = |(key, value): &(&Key, &Value)| {
             new.elements.get(*key) != Some(*value) || leads_to(value, rehooked)
         };
@@ -127,6 +131,9 @@ impl Batch<'_> {
     }
 
     fn add_elements(&mut self, name: &str, old: Option<&Set>, new: &Set, rehooked: &BTreeSet<&str>) {
+        if new.timeout {
+            return;
+        }
         let missing = |(key, value): &(&Key, &Value)| {
             old.and_then(|old| old.elements.get(*key)) != Some(*value) || leads_to(value, rehooked)
         };

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::conntrack::{Flow, Side, Tuple};
 use super::eval::{Connection, End, Nat, Passage, filters, nats};
 use super::{Counters, Packet, TCP, Transport};
-use crate::nft::{Hook, Reject, Table};
+use crate::nft::{Hook, Reject, Table, TableFamily};
 use crate::state::{DatapathState, Route, RouteTarget};
 
 const CONNTRACK: i32 = -200;
@@ -168,6 +168,7 @@ impl Host {
         let mut events: Vec<(i32, Option<(&Table, &str)>)> = state
             .tables
             .values()
+            .filter(|table| table.family != TableFamily::Arp)
             .flat_map(|table| {
                 filters(table, hook)
                     .into_iter()

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use datapath::compile::compile;
 use datapath::diff::diff;
+use datapath::nft::TableFamily;
 use datapath::numbering::Numbering;
 use datapath::state::DatapathState;
 use datapath::transaction::{Interest, TableId};
@@ -20,6 +21,7 @@ mod worlds;
 
 pub(crate) const TESTS: &[Test] = &[
     ("nodes_of_all_kinds_are_compiled_applied_and_found", nodes_of_all_kinds_are_compiled_applied_and_found),
+    ("a_gateway_without_agent_falls_silent", a_gateway_without_agent_falls_silent),
     ("any_view_follows_any_other", any_view_follows_any_other),
 ];
 
@@ -29,7 +31,7 @@ struct Node {
     netns: Netns,
     numbering: Numbering,
     interest: Interest,
-    _outside: Netns,
+    outside: Netns,
 }
 
 impl Node {
@@ -47,7 +49,7 @@ impl Node {
             netns,
             numbering: Numbering::default(),
             interest: Interest { tunnel: Some("egress.vxlan".into()), ..Interest::default() },
-            _outside: outside,
+            outside,
         }
     }
 
@@ -94,6 +96,69 @@ fn nodes_of_all_kinds_are_compiled_applied_and_found() {
     let left = node.kernel.read(&node.interest).unwrap();
     let nothing = DatapathState { sysctls: left.state.sysctls.clone(), ..DatapathState::default() };
     assert_eq!(left.state, nothing);
+}
+
+fn a_gateway_without_agent_falls_silent() {
+    let mut node = Node::new();
+    let mut view = worlds::gateway("node-1");
+    view.settings.ipv6 = true;
+    let own = view.gateway_eips.values().find(|own| own.answers).unwrap().clone();
+    view.gateway_eips = [("10.6.168.201+fd06::201".parse().unwrap(), own)].into();
+    let addresses = ["10.6.168.201".parse().unwrap(), "fd06::201".parse().unwrap()];
+    view.all_eips = view.gateway_eips.keys().copied().collect();
+    view.uplink.as_mut().unwrap().ipv6 = Some("fd06::b".parse().unwrap());
+    let mut far = RouteSocket::open_in(&node.outside).unwrap();
+    let mut near = RouteSocket::open_in(&node.netns).unwrap();
+    for (routes, device, v4, v6) in
+        [(&mut far, "far", "10.6.0.99/16", "fd06::99/64"), (&mut near, "eth0", "", "fd06::b/64")]
+    {
+        let index = routes.index_of(device).unwrap();
+        for address in [v4, v6].into_iter().filter(|text| !text.is_empty()) {
+            routes.add_address(index, address.parse().unwrap()).unwrap();
+        }
+    }
+    node.go(&view).unwrap();
+    let state = compile(&view, &node.numbering);
+    let far_index = far.index_of("far").unwrap();
+    let mut counters = kernel::NftSocket::open_in(&node.netns).unwrap();
+    let mut asked = |far: &mut RouteSocket, address: std::net::IpAddr| {
+        let id = if address.is_ipv4() { "egressgateway_arp" } else { "egressgateway" };
+        let family = if address.is_ipv4() { TableFamily::Arp } else { TableFamily::Inet };
+        let id = TableId { family, name: id.to_owned() };
+        far.delete_neighbour(far_index, address).unwrap();
+        let mut silenced = || counters.counters(&id).unwrap()["drop_silenced"].packets;
+        let before = silenced();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        loop {
+            node.outside
+                .run(|| {
+                    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                    // Asks for the link address.
+                    let _ = std::net::UdpSocket::bind(any).unwrap().send_to(b"?", (address, 9));
+                })
+                .unwrap();
+            let known = far.neighbours().unwrap();
+            let answered = known.iter().any(|entry| entry.address == address && entry.mac.is_some());
+            if answered || silenced() > before {
+                return answered;
+            }
+            assert!(std::time::Instant::now() < end, "{address}: neither answered nor silenced");
+            std::thread::yield_now();
+        }
+    };
+    for address in addresses {
+        assert!(!asked(&mut far, address), "{address} before the agent has said that it lives");
+    }
+    node.kernel.nft.apply(&datapath::compile::alive::renew(&state, 60_000)).unwrap();
+    for address in addresses {
+        assert!(asked(&mut far, address), "{address}");
+    }
+    node.kernel.nft.apply(&datapath::compile::alive::renew(&state, 1)).unwrap();
+    for address in addresses {
+        // The millisecond may not be over yet.
+        let silent = (0..100).any(|_| !asked(&mut far, address));
+        assert!(silent, "{address} after the agent's time was over");
+    }
 }
 
 fn any_view_follows_any_other() {
