@@ -36,16 +36,16 @@ pub(crate) const CLUSTER_POD_V6: Ipv6Addr = Ipv6Addr::new(0xfd10, 0x244, 0, 0, 0
 
 /// Where a node is: its number, from 0, decides everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NodeNumber(u8);
+pub(crate) struct NodeNumber(u8);
 
 impl NodeNumber {
     /// `None` beyond [`MAX_NODES`].
-    pub fn new(number: usize) -> Option<Self> {
+    pub(crate) fn new(number: usize) -> Option<Self> {
         (number < MAX_NODES).then(|| u8::try_from(number).ok().map(Self)).flatten()
     }
 
     /// The node's name: the first is the control plane's, the others are workers.
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self.0 {
             0 => "controller-node-1".to_string(),
             worker => format!("worker-node-{worker}"),
@@ -53,12 +53,12 @@ impl NodeNumber {
     }
 
     /// The node's address on the fabric.
-    pub fn v4(self) -> Ipv4Addr {
+    pub(crate) fn v4(self) -> Ipv4Addr {
         Ipv4Addr::new(10, 6, 0, 11 + self.0)
     }
 
     /// The node's IPv6 address on the fabric; its last group reads like the last octet of the other.
-    pub fn v6(self) -> Ipv6Addr {
+    pub(crate) fn v6(self) -> Ipv6Addr {
         let decimal = u16::from(11 + self.0);
         let as_read = (decimal / 100) << 8 | (decimal / 10 % 10) << 4 | decimal % 10;
         Ipv6Addr::new(0xfd06, 0, 0, 0, 0, 0, 0, as_read)

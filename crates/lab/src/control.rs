@@ -11,7 +11,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::LabError;
-use crate::observer::Sighting;
 
 /// Longest request that is read.
 pub(crate) const REQUEST_BYTES_MAX: u64 = 64 * 1024;
@@ -119,9 +118,6 @@ pub(crate) fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Resu
         Err(error) => Err(LabError::Control { source: io::Error::other(error) }),
     }
 }
-
-/// What the outside host saw, from each source.
-pub(crate) type OutsideLog = Vec<Sighting>;
 
 fn exchange(socket: &Path, request: &Request) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;

@@ -118,10 +118,12 @@ pub(crate) fn down(state: &StateDir) -> Result<(), LabError> {
         return Err(LabError::NotRunning { name: state.name() });
     }
     let lock = state.lock()?;
+    // Noted first: a lab that ends removes its files before its last process is gone.
+    let init = state.init();
     let asked = control::ask::<()>(&state.control_socket(), &Request::Down);
-    if asked.is_ok() {
+    if let (Ok(()), Some(init)) = (asked, init) {
         let deadline = Instant::now() + DOWN_DEADLINE;
-        while state.init_pid().is_some() && Instant::now() < deadline {
+        while init.is_alive() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

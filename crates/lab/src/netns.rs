@@ -11,13 +11,13 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 /// One network namespace.
 #[derive(Debug)]
-pub struct NetNs {
+pub(crate) struct NetNs {
     file: File,
 }
 
 impl NetNs {
     /// Makes a new, empty namespace with its loopback device up.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let file = std::thread::spawn(|| -> io::Result<File> {
             unshare(CloneFlags::CLONE_NEWNET)?;
             crate::rtnl::RouteSocket::open()?.set_up("lo")?;
@@ -28,15 +28,10 @@ impl NetNs {
         Ok(Self { file })
     }
 
-    /// The namespace of the calling thread.
-    pub fn current() -> io::Result<Self> {
-        Ok(Self { file: File::open("/proc/thread-self/ns/net")? })
-    }
-
     /// Runs `work` inside the namespace, on a thread of its own, and waits for it.
     ///
     /// Sockets that `work` makes belong to the namespace for good, wherever they are used later.
-    pub fn run<T, F>(&self, work: F) -> io::Result<T>
+    pub(crate) fn run<T, F>(&self, work: F) -> io::Result<T>
     where
         T: Send,
         F: FnOnce() -> io::Result<T> + Send,
@@ -53,12 +48,12 @@ impl NetNs {
     }
 
     /// The number of the descriptor that keeps the namespace alive, for `/proc/PID/fd/N`.
-    pub fn descriptor(&self) -> RawFd {
+    pub(crate) fn descriptor(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
     /// A second handle of the same namespace.
-    pub fn try_clone(&self) -> io::Result<Self> {
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { file: self.file.try_clone()? })
     }
 }

@@ -138,31 +138,48 @@ impl StateDir {
         fs::write(self.file("pid"), format!("{pid} {started}\n"))
     }
 
-    /// The host's id of that process, while it runs.
-    pub(crate) fn init_pid(&self) -> Option<i32> {
+    /// The process that the lab lives and dies with, while it runs.
+    pub(crate) fn init(&self) -> Option<Init> {
         let text = fs::read_to_string(self.file("pid")).ok()?;
         let (pid, started) = text.trim().split_once(' ')?;
-        let pid: u32 = pid.parse().ok()?;
-        // The same number may belong to another process by now; the start time tells.
-        (start_time(pid).ok()? == started.parse::<u64>().ok()?).then(|| i32::try_from(pid).ok()).flatten()
+        let init = Init { pid: pid.parse().ok()?, started: started.parse().ok()? };
+        init.is_alive().then_some(init)
+    }
+
+    /// The host's id of that process, while it runs.
+    pub(crate) fn init_pid(&self) -> Option<i32> {
+        self.init().map(|init| init.pid)
     }
 
     fn kill_init(&self) -> Result<(), LabError> {
-        let Some(pid) = self.init_pid() else { return Ok(()) };
-        match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+        let Some(init) = self.init() else { return Ok(()) };
+        match kill(Pid::from_raw(init.pid), Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
-            Err(errno) => {
-                return Err(LabError::Kill { pid, source: errno.into() });
-            }
+            Err(errno) => return Err(LabError::Kill { pid: init.pid, source: errno.into() }),
         }
         let deadline = Instant::now() + KILL_DEADLINE;
-        while self.init_pid().is_some() && !is_zombie(pid) {
+        while init.is_alive() {
             if Instant::now() > deadline {
-                return Err(LabError::Kill { pid, source: io::ErrorKind::TimedOut.into() });
+                return Err(LabError::Kill { pid: init.pid, source: io::ErrorKind::TimedOut.into() });
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
+    }
+}
+
+/// A lab's first process, as the host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Init {
+    pid: i32,
+    started: u64,
+}
+
+impl Init {
+    /// Whether it still runs. The same number may belong to another process by now; the start time tells.
+    pub(crate) fn is_alive(self) -> bool {
+        let started = u32::try_from(self.pid).ok().and_then(|pid| start_time(pid).ok());
+        started == Some(self.started) && !is_zombie(self.pid)
     }
 }
 

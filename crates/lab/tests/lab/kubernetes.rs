@@ -1,0 +1,118 @@
+//! Stock kubectl against a lab: what people do every day behaves as they know it.
+
+use lab::Lab;
+
+use crate::setup::{alone, deployment, has_kubectl, kubectl, kubectl_with_input, options, text, until, up};
+
+#[test]
+fn kubectl_applies_scales_rolls_out_logs_execs_and_deletes() {
+    let _alone = alone();
+    if !has_kubectl() {
+        return;
+    }
+    let mut options = options("kubectl");
+    options.install = false;
+    let Some(lab) = up(&options) else { return };
+    let run = |arguments: &[&str]| text(&kubectl(&lab, arguments));
+
+    let applied = text(&kubectl_with_input(&lab, &["apply", "-f", "-"], &deployment("web", 2)));
+    assert_eq!(applied, "deployment.apps/web created\n");
+    let rolled = run(&["rollout", "status", "deployment", "web", "--timeout=60s"]);
+    assert!(rolled.contains("successfully rolled out"), "{rolled}");
+    let wide = run(&["get", "pods", "-o", "wide"]);
+    assert_eq!(wide.matches("10.244.").count(), 2, "{wide}");
+    assert!(wide.contains("worker-node-1") && wide.contains("worker-node-2"), "replicas apart: {wide}");
+
+    run(&["scale", "deployment", "web", "--replicas=4"]);
+    run(&["rollout", "status", "deployment", "web", "--timeout=60s"]);
+    let ready = run(&["get", "deployment", "web", "-o", "jsonpath={.status.readyReplicas}"]);
+    assert_eq!(ready, "4");
+
+    let pod = first_pod(&lab);
+    until("the pod's log", || {
+        let log = run(&["logs", &pod]);
+        if log == format!("hello from {pod}\n") { Ok(()) } else { Err(log) }
+    });
+    let out = text(&kubectl_with_input(&lab, &["exec", "-i", &pod, "--", "tr", "a-z", "A-Z"], "shout\n"));
+    assert_eq!(out, "SHOUT\n");
+    let failed = kubectl(&lab, &["exec", &pod, "--", "sh", "-c", "exit 3"]);
+    assert_eq!(failed.status.code(), Some(3));
+    let token = run(&["exec", &pod, "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/namespace"]);
+    assert_eq!(token, "default");
+
+    run(&["set", "image", "deployment/web", "app=test:2"]);
+    run(&["rollout", "status", "deployment", "web", "--timeout=60s"]);
+    let history = run(&["rollout", "history", "deployment", "web"]);
+    assert!(history.contains("\n1 ") && history.contains("\n2 "), "{history}");
+    run(&["rollout", "undo", "deployment", "web"]);
+    run(&["rollout", "status", "deployment", "web", "--timeout=60s"]);
+    let image =
+        run(&["get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[0].image}"]);
+    assert_eq!(image, "test");
+
+    run(&["delete", "deployment", "web", "--wait"]);
+    until("all pods are gone", || {
+        let pods = run(&["get", "pods", "-o", "name"]);
+        if pods.is_empty() { Ok(()) } else { Err(pods) }
+    });
+}
+
+#[test]
+fn a_container_that_exits_is_restarted_and_its_last_words_are_kept() {
+    let _alone = alone();
+    if !has_kubectl() {
+        return;
+    }
+    let mut options = options("restart");
+    options.install = false;
+    let Some(lab) = up(&options) else { return };
+    let pod = "apiVersion: v1
+kind: Pod
+metadata: {name: flaky}
+spec:
+  containers:
+    - {name: app, image: test, command: [sh, -c, 'echo run; sleep 0.2; exit 5']}
+";
+    text(&kubectl_with_input(&lab, &["apply", "-f", "-"], pod));
+    until("a second restart", || {
+        let count = "jsonpath={.status.containerStatuses[0].restartCount}";
+        let restarts = text(&kubectl(&lab, &["get", "pod", "flaky", "-o", count]));
+        if restarts.parse::<u32>().is_ok_and(|restarts| restarts >= 2) { Ok(()) } else { Err(restarts) }
+    });
+    let code = "jsonpath={.status.containerStatuses[0].lastState.terminated.exitCode}";
+    assert_eq!(text(&kubectl(&lab, &["get", "pod", "flaky", "-o", code])), "5");
+    assert_eq!(text(&kubectl(&lab, &["logs", "flaky", "--previous"])), "run\n");
+}
+
+#[test]
+fn a_pod_that_fits_nowhere_says_why() {
+    let _alone = alone();
+    if !has_kubectl() {
+        return;
+    }
+    let mut options = options("nowhere");
+    options.install = false;
+    let Some(lab) = up(&options) else { return };
+    let pod = "apiVersion: v1
+kind: Pod
+metadata: {name: picky}
+spec:
+  nodeSelector: {disk: tape}
+  containers:
+    - {name: app, image: test}
+";
+    text(&kubectl_with_input(&lab, &["apply", "-f", "-"], pod));
+    until("the scheduler's reason", || {
+        let message = "jsonpath={.status.conditions[?(@.type==\"PodScheduled\")].message}";
+        let seen = text(&kubectl(&lab, &["get", "pod", "picky", "-o", message]));
+        let expected = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.";
+        if seen == expected { Ok(()) } else { Err(seen) }
+    });
+    text(&kubectl(&lab, &["label", "node", "worker-node-1", "disk=tape"]));
+    text(&kubectl(&lab, &["wait", "pod", "picky", "--for=condition=Ready", "--timeout=60s"]));
+}
+
+fn first_pod(lab: &Lab) -> String {
+    let names = text(&kubectl(lab, &["get", "pods", "-o", "jsonpath={.items[0].metadata.name}"]));
+    names.trim().to_string()
+}

@@ -1,0 +1,7 @@
+//! Whole labs, with the real program: they come up, behave, break as asked, and leave nothing.
+
+mod faults;
+mod kubernetes;
+mod lifecycle;
+mod setup;
+mod walk_through;
