@@ -30,6 +30,17 @@ fn the_guard_stops_what_was_not_classified_before_routing() {
 }
 
 #[test]
+fn the_guard_stops_what_is_not_tracked_either() {
+    let mut cluster = Cluster::new();
+    let host = cluster.network.hosts.get_mut("node-1").unwrap();
+    host.strict = true;
+    let table = host.state.tables.get_mut("egressgateway").unwrap();
+    table.chains.get_mut("source").unwrap().rules.clear();
+    assert_eq!(lost(Some(cluster.pod_sends("node-1", 5, tcp_data(1, 443), SERVER))).1, Outcome::Dropped);
+    assert_eq!(cluster.counter("node-1", "drop_guard"), 1);
+}
+
+#[test]
 fn the_guard_stops_what_others_have_translated() {
     let mut cluster = Cluster::new();
     let host = cluster.network.hosts.get_mut("node-1").unwrap();
