@@ -39,7 +39,7 @@ impl ContainerProcess {
     /// Waits until it has entered its namespaces, or is gone.
     pub(crate) fn wait_until_entered(&self) {
         // Nothing is ever written: whatever comes, it is the end.
-        (&self.entering).read(&mut [0]).ok();
+        drop((&self.entering).read(&mut [0]));
     }
 
     /// Waits until it has entered its namespaces, or is gone.
@@ -48,7 +48,7 @@ impl ContainerProcess {
         if entering.set_nonblocking(true).is_ok()
             && let Ok(mut entering) = tokio::net::UnixStream::from_std(entering)
         {
-            tokio::io::AsyncReadExt::read(&mut entering, &mut [0]).await.ok();
+            drop(tokio::io::AsyncReadExt::read(&mut entering, &mut [0]).await);
         }
     }
 
