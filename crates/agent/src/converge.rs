@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
+use datapath::class::selects;
 use datapath::compile::alive::renew;
 use datapath::compile::{compile, names};
 use datapath::diff::diff;
@@ -25,7 +26,7 @@ use datapath::nft::TableFamily;
 use datapath::numbering::{Exhausted, Numbering};
 use datapath::state::DatapathState;
 use datapath::transaction::{Found, Interest, TableId, Transaction};
-use datapath::view::{NodeView, OwnTunnel, Settings, SourceEip, Uplink};
+use datapath::view::{ExistingFlows, NodeView, OwnTunnel, PodKey, Settings, SourceEip, Uplink};
 use model::EipPair;
 use model::mark::EgressId;
 
@@ -54,6 +55,12 @@ pub trait Kernel {
     fn held_ids(&mut self) -> Result<BTreeSet<EgressId>, Self::Error>;
     /// Ends the connections of ours that this address began; says how many.
     fn end_flows(&mut self, source: IpAddr) -> Result<usize, Self::Error>;
+    /// Ends those that are not ours, to these destinations.
+    fn end_other_flows(
+        &mut self,
+        source: IpAddr,
+        is_meant: &dyn Fn(IpAddr) -> bool,
+    ) -> Result<usize, Self::Error>;
 }
 
 /// Devices that are not ours.
@@ -252,6 +259,7 @@ impl<K: Kernel> Converger<K> {
         outcome.newly_answered = answered.difference(&self.answered).copied().collect();
         self.answered = answered;
         self.end_flows_of_gone_pods(&view);
+        self.cut_older_flows(&view);
         self.last_view = Some(view);
         self.last_wanted = Some(wanted);
         Ok(outcome)
@@ -283,6 +291,30 @@ impl<K: Kernel> Converger<K> {
                 Ok(ended) => tracing::debug!(address = %gone, ended, "connections of a pod that is gone"),
                 Err(error) => {
                     tracing::warn!(address = %gone, %error, "connections of a pod that is gone stay")
+                }
+            }
+        }
+    }
+
+    /// Connections that are older than the policy that selects them now, where they shall not go on. What they still send
+    /// begins a new one, with the EIP, which the other end refuses.
+    fn cut_older_flows(&mut self, view: &NodeView) {
+        let Some(before) = &self.last_view else { return };
+        if view.settings.existing_flows != ExistingFlows::Cut {
+            return;
+        }
+        for policy in &view.policies {
+            let key = &policy.precedence.key;
+            let old = before.policies.iter().find(|old| old.precedence.key == *key);
+            let old = old.filter(|old| old.destinations == policy.destinations && old.eip == policy.eip);
+            let is_new = |pod: &&PodKey| old.is_none_or(|old| !old.pods.contains(*pod));
+            let pods = policy.pods.iter().filter(is_new).filter_map(|pod| view.pods.get(pod));
+            for address in pods.flat_map(|pod| &pod.addresses) {
+                let is_meant = |destination| selects(view, policy, destination);
+                match self.kernel.end_other_flows(*address, &is_meant) {
+                    Ok(0) => {}
+                    Ok(ended) => tracing::info!(policy = %key, %address, ended, "older connections are cut"),
+                    Err(error) => tracing::warn!(policy = %key, %address, %error, "older connections stay"),
                 }
             }
         }

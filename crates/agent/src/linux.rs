@@ -138,6 +138,23 @@ impl converge::Kernel for Linux {
         let filter = FlowFilter { source: Some(source), ..ours() };
         Ok(unless_absent(self.connections.delete_matching(&filter))?)
     }
+
+    fn end_other_flows(
+        &mut self,
+        source: IpAddr,
+        is_meant: &dyn Fn(IpAddr) -> bool,
+    ) -> Result<usize, LinuxError> {
+        let filter = FlowFilter { mark: None, source: Some(source) };
+        let flows = unless_absent(self.connections.flows(&filter))?;
+        // A Service's address is not where it goes: answers come from there.
+        let meant = flows.iter().filter(|flow| flow.mark & BASE_MASK != BASE && is_meant(flow.reply.source));
+        let mut ended = 0;
+        for flow in meant {
+            self.connections.delete(flow)?;
+            ended += 1;
+        }
+        Ok(ended)
+    }
 }
 
 fn uplink(found: kernel::uplink::Uplink) -> Option<Uplink> {

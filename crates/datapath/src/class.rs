@@ -13,7 +13,7 @@ use model::policy::PolicyKey;
 use model::pool::{Family, to_number};
 
 use crate::numbering::{Numbering, PENDING_MARK};
-use crate::view::{Destinations, NodeView, PodKey};
+use crate::view::{Destinations, NodeView, PodKey, PolicyView};
 
 /// What never leaves a link or a host, and so is selected only by a `destSubnet` that names it. Link-local holds node-local
 /// DNS and the clouds' metadata service.
@@ -98,6 +98,21 @@ pub fn destinations(
         }
     }
     result
+}
+
+/// Whether a policy selects a destination, if it selects the pod and no other one does.
+#[must_use]
+pub fn selects(view: &NodeView, policy: &PolicyView, destination: IpAddr) -> bool {
+    let family = Family::of(destination);
+    let applies = policy.eip.as_ref().is_none_or(|eip| has_family(eip, family));
+    applies
+        && match &policy.destinations {
+            Destinations::Outside => {
+                let number = to_number(destination);
+                outside(view, family).iter().any(|(first, last)| (*first..=*last).contains(&number))
+            }
+            Destinations::Subnets(subnets) => subnets.iter().any(|subnet| subnet.contains(&destination)),
+        }
 }
 
 /// All of the family's addresses but the cluster's own and those that never leave.

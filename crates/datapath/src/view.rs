@@ -214,7 +214,7 @@ pub struct SourceEip {
     pub carrier: Option<String>,
     /// Nodes that may come to carry it, its carrier included: their routes are there before they are needed
     pub candidates: BTreeSet<String>,
-    /// This node's block for new connections; `None`: not leased yet, new connections are refused
+    /// This node's block for new connections; `None`: not leased yet, new connections wait
     pub block: Option<PortBlock>,
     /// Blocks of connections that live on
     pub draining: BTreeSet<PortBlock>,

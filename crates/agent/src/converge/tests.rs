@@ -17,6 +17,7 @@ struct Machine {
     fails: bool,
     has_uplink: bool,
     ended: Vec<IpAddr>,
+    cut: Vec<(IpAddr, IpAddr)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,17 @@ impl Kernel for Machine {
     fn end_flows(&mut self, source: IpAddr) -> Result<usize, MachineError> {
         self.ended.push(source);
         Ok(1)
+    }
+
+    fn end_other_flows(
+        &mut self,
+        source: IpAddr,
+        is_meant: &dyn Fn(IpAddr) -> bool,
+    ) -> Result<usize, MachineError> {
+        let to = ["10.6.168.63", "10.6.0.1"].map(|to| to.parse().unwrap());
+        let meant: Vec<IpAddr> = to.into_iter().filter(|to| is_meant(*to)).collect();
+        self.cut.extend(meant.iter().map(|to| (source, *to)));
+        Ok(meant.len())
     }
 }
 
@@ -263,4 +275,32 @@ fn a_bad_object_does_not_keep_the_rest_from_being_programmed() {
 fn errors_say_what_was_tried() {
     let error: PassError<std::io::Error> = PassError::Read(std::io::Error::other("broken"));
     assert_eq!(format!("{:#}", anyhow::Error::new(error)), "reading the kernel's state: broken");
+}
+
+#[test]
+fn older_connections_are_cut_where_they_shall_be_and_only_once() {
+    for (existing_flows, expected) in [(ExistingFlows::Keep, 0), (ExistingFlows::Cut, 1)] {
+        let world = || World::cluster().pod("default", "web", "web", "10.21.1.2");
+        let settings = Settings { existing_flows, ..Settings::default() };
+        let mut converger = Converger::new("n1", settings, machine());
+        converger.objects = world().objects;
+        pass(&mut converger);
+        converger.objects = world().policy(by_app()).objects;
+        converger.derived = None;
+        pass(&mut converger);
+        // It waits for its way to be whole.
+        assert_eq!(converger.kernel.cut, []);
+        converger.objects = self::world().objects;
+        converger.derived = None;
+        let whole = Report {
+            claimed: BTreeSet::from([eip()]),
+            confirmed: BTreeMap::from([("g1".to_owned(), 1)]),
+            ..report(Some("g1"), &[])
+        };
+        assert!(converger.report(whole), "a policy waits for it");
+        pass(&mut converger);
+        pass(&mut converger);
+        assert_eq!(converger.kernel.cut.len(), expected);
+        assert!(converger.kernel.cut.iter().all(|(_, to)| to.to_string() == "10.6.168.63"));
+    }
 }

@@ -9,7 +9,7 @@ pub const ARP_TABLE: &str = "egressgateway_arp";
 /// All counters, with what they count. `drop` and `refuse` tell whether the sender gets an answer.
 pub const COUNTERS: &[(&str, &str)] = &[
     (REFUSE_NO_GATEWAY, "packets to a selected destination while no gateway lives"),
-    (REFUSE_NO_LEASE, "new connections while this node holds no ports of the EIP"),
+    (HOLD_NO_LEASE, "new connections that wait for this node to get ports of the EIP"),
     (REFUSE_PROTOCOL, "packets to a selected destination of a protocol that can't be translated"),
     (REFUSE_TO_EIP, "packets of selected pods to an EIP"),
     (DIRECT, "new connections that left without EIP, as noGatewayAction says"),
@@ -32,7 +32,7 @@ pub const COUNTERS: &[(&str, &str)] = &[
 /// See [`COUNTERS`].
 pub const REFUSE_NO_GATEWAY: &str = "refuse_no_gateway";
 /// See [`COUNTERS`].
-pub const REFUSE_NO_LEASE: &str = "refuse_no_lease";
+pub const HOLD_NO_LEASE: &str = "hold_no_lease";
 /// See [`COUNTERS`].
 pub const REFUSE_PROTOCOL: &str = "refuse_protocol";
 /// See [`COUNTERS`].

@@ -20,7 +20,9 @@ const TCP_HEADER: u32 = 20;
 /// The chains that count and refuse, and those that answer.
 pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
     let action = context.view.settings.no_gateway_action;
-    for name in [REFUSE_NO_GATEWAY, REFUSE_NO_LEASE, REFUSE_PROTOCOL] {
+    for (name, action) in
+        [(REFUSE_NO_GATEWAY, action), (HOLD_NO_LEASE, without_lease(action)), (REFUSE_PROTOCOL, action)]
+    {
         let mut refuse = Rules::default();
         if action == NoGatewayAction::Direct {
             refuse.rule(
@@ -91,6 +93,11 @@ pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
         }
     }
     forward.base(table, "forward", ChainKind::Filter, Hook::Forward, -10);
+}
+
+/// Ports are on their way: the sender tries again, and need not know.
+fn without_lease(action: NoGatewayAction) -> NoGatewayAction {
+    if action == NoGatewayAction::Reject { NoGatewayAction::Drop } else { action }
 }
 
 fn verdict(action: NoGatewayAction) -> Statement {

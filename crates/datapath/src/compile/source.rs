@@ -194,7 +194,7 @@ fn marked_chain(family: Family, table: &mut Table) {
             goto(REFUSE_PROTOCOL),
         ],
     );
-    let no_lease = [within(Load::ConnectionMark, UNLEASED_IDS), goto(REFUSE_NO_LEASE)];
+    let no_lease = [within(Load::ConnectionMark, UNLEASED_IDS), goto(HOLD_NO_LEASE)];
     marked.rule("", first_packet().into_iter().chain(no_lease));
     marked.rule("leaves by this node's own uplink", [within(Load::ConnectionMark, LOCAL_IDS), accept()]);
     marked.rule(

@@ -106,6 +106,12 @@ proptest! {
                 prop_assert!(view.node_addresses.contains(&packet.source));
             }
             (None, ..) | (_, false, _) => match view.settings.no_gateway_action {
+                // Ports are on their way; the sender tries again.
+                NoGatewayAction::Reject
+                    if translatable && source.is_some_and(|(_, source)| source.block.is_none()) =>
+                {
+                    prop_assert_eq!(outcome, Outcome::Dropped);
+                }
                 NoGatewayAction::Reject => prop_assert!(matches!(outcome, Outcome::Rejected(_))),
                 NoGatewayAction::Drop => prop_assert_eq!(outcome, Outcome::Dropped),
                 NoGatewayAction::Direct => prop_assert!(false, "{:?}", outcome),
