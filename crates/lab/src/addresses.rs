@@ -60,7 +60,7 @@ impl NodeNumber {
     /// The node's IPv6 address on the fabric; its last group reads like the last octet of the other.
     pub(crate) fn v6(self) -> Ipv6Addr {
         let decimal = u16::from(11 + self.0);
-        let as_read = (decimal / 100) << 8 | (decimal / 10 % 10) << 4 | decimal % 10;
+        let as_read = (decimal / 100) << 8 | (decimal / 10 % 10) << 4 | (decimal % 10);
         Ipv6Addr::new(0xfd06, 0, 0, 0, 0, 0, 0, as_read)
     }
 

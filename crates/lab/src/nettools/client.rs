@@ -221,13 +221,11 @@ impl Wire {
         match self {
             Self::Tcp(stream) => {
                 // Kept whole when the other branch of a select wins: the buffer is the reader's.
-                let length = loop {
-                    let buffered = stream.fill_buf().await?;
-                    match buffered.iter().position(|byte| *byte == b'\n') {
-                        Some(end) => break end + 1,
-                        None if buffered.is_empty() => bail!("the server closed the connection"),
-                        None => break buffered.len(),
-                    }
+                let buffered = stream.fill_buf().await?;
+                let length = match buffered.iter().position(|byte| *byte == b'\n') {
+                    Some(end) => end + 1,
+                    None if buffered.is_empty() => bail!("the server closed the connection"),
+                    None => buffered.len(),
                 };
                 let text = stream.buffer().get(..length).map(String::from_utf8_lossy).unwrap_or_default();
                 let text = text.into_owned();
