@@ -115,8 +115,8 @@ async fn paced_delivery(server: &Server, figures: &mut Figures, pace: usize, nam
     while let Some(delay) = receiver.recv().await {
         delays.push(delay);
     }
-    figures.add(&format!("pace kept of {pace} writes/s"), kept, "/s");
-    figures.add(&format!("events missing at {pace} writes/s"), missing as f64, "");
+    figures.add(format!("pace kept of {pace} writes/s"), kept, "/s");
+    figures.add(format!("events missing at {pace} writes/s"), missing as f64, "");
     figures.add_series(name, &mut delays, "ms");
     Ok(())
 }
