@@ -17,7 +17,7 @@
 //! - Agents and the controller are real processes of the same program. This crate knows neither; it starts what
 //!   the manifests say, as a kubelet would.
 //!
-//! Start reading at [`sandbox`](crate::sandbox) for the processes, `cluster` for what a lab consists of, `kubelet` for pods.
+//! Start reading at `sandbox` for the processes, `cluster` for what a lab consists of, `kubelet` for pods.
 
 mod addresses;
 pub mod cli;

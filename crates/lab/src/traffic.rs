@@ -17,7 +17,7 @@ use tokio::time::{Instant, interval, timeout};
 
 /// Answers each byte with the same byte, over TCP and UDP.
 pub const ECHO_PORT: u16 = 8090;
-/// Pushes a byte every [`PERIOD`], over TCP.
+/// Pushes a byte every `PERIOD`, over TCP.
 pub const PUSH_PORT: u16 = 8091;
 /// How often something is sent.
 const PERIOD: Duration = Duration::from_millis(10);
