@@ -368,6 +368,9 @@ impl ControlLoop {
             None if self.passes > 0 && uplink.is_none() => {
                 Some(Err("no device with an address leads outside; see tunnelDetectMethod".to_owned()))
             }
+            None if self.is_complete && !self.converger.closed_filters().is_empty() => {
+                Some(Err(self.converger.closed_filters().join("; ")))
+            }
             None => self.is_complete.then_some(Ok(())),
         };
         let text = |address: Option<std::net::IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();

@@ -53,6 +53,9 @@ pub trait Kernel {
     fn apply(&mut self, transaction: &Transaction) -> Result<(), Self::Error>;
     /// Egress ids that live connections have.
     fn held_ids(&mut self) -> Result<BTreeSet<EgressId>, Self::Error>;
+    /// Lets what comes from the tunnel and goes there pass filters of others that forward nothing. What must be told to a
+    /// person: filters that can't be opened, and why.
+    fn admit(&mut self, tunnel: &str) -> Result<Vec<String>, Self::Error>;
     /// Ends the connections of ours that this address began; says how many.
     fn end_flows(&mut self, source: IpAddr) -> Result<usize, Self::Error>;
     /// Ends those that are not ours, to these destinations.
@@ -84,6 +87,9 @@ pub enum PassError<E: std::error::Error + 'static> {
     /// The connections could not be read.
     #[error("reading the egress ids of live connections")]
     Connections(#[source] E),
+    /// Filters of others could not be read.
+    #[error("reading the filters of others")]
+    Admit(#[source] E),
     /// The transaction was refused.
     #[error("applying {changes} changes")]
     Apply {
@@ -132,6 +138,8 @@ pub struct Converger<K> {
     connections_due: bool,
     surroundings_due: bool,
     activation: Activation,
+    /// Filters of others that drop what this node forwards
+    closed: Option<Vec<String>>,
 }
 
 /// What a [`Setup`] is made of, comparable.
@@ -156,6 +164,7 @@ impl<K: Kernel> Converger<K> {
             connections_due: true,
             surroundings_due: true,
             activation: Activation::default(),
+            closed: None,
         }
     }
 
@@ -230,6 +239,7 @@ impl<K: Kernel> Converger<K> {
     /// Makes the kernel what it shall be. Only with complete lists.
     pub fn pass(&mut self) -> Result<Outcome, PassError<K::Error>> {
         let mut outcome = Outcome::default();
+        let is_changed = self.surroundings_due;
         self.look_around()?;
         if self.numbering.is_none() {
             outcome.inheritance = Some(self.recover()?);
@@ -254,6 +264,9 @@ impl<K: Kernel> Converger<K> {
             applied.map_err(|source| PassError::Apply { changes, source })?;
         }
         outcome.complete = wanted.tunnel.is_some();
+        if let (true, Some(tunnel)) = (is_changed || self.closed.is_none(), &wanted.tunnel) {
+            self.closed = Some(self.kernel.admit(&tunnel.name).map_err(PassError::Admit)?);
+        }
         let answered = view.gateway_eips.iter().filter(|(_, gateway)| gateway.answers && outcome.complete);
         let answered: BTreeSet<EipPair> = answered.map(|(eip, _)| *eip).collect();
         outcome.newly_answered = answered.difference(&self.answered).copied().collect();
@@ -332,6 +345,12 @@ impl<K: Kernel> Converger<K> {
         let (before, now) = (self.last_view.as_ref(), Instant::now());
         self.activation.apply(&mut view, before, now, |eip| ready.contains(eip));
         view
+    }
+
+    /// Filters of others that drop what this node forwards, and can't be opened.
+    #[must_use]
+    pub fn closed_filters(&self) -> &[String] {
+        self.closed.as_deref().unwrap_or_default()
     }
 
     /// Lets the kernel answer for EIPs for some seconds more. To be called more often than that.

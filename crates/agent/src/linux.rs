@@ -47,6 +47,9 @@ pub enum LinuxError {
     Transaction(#[from] kernel::ApplyError),
 }
 
+/// The table that iptables keeps in nf_tables.
+const FILTER: &str = "filter";
+
 /// Our table.
 #[must_use]
 pub fn table() -> TableId {
@@ -132,6 +135,15 @@ impl converge::Kernel for Linux {
     fn held_ids(&mut self) -> Result<BTreeSet<EgressId>, LinuxError> {
         let flows = unless_absent(self.connections.flows(&ours()))?;
         Ok(flows.iter().filter_map(|flow| EgressId::new(flow.mark & !BASE_MASK)).collect())
+    }
+
+    fn admit(&mut self, tunnel: &str) -> Result<Vec<String>, LinuxError> {
+        let admission = self.kernel.nft.admit(tunnel, &tables())?;
+        for chain in &admission.opened {
+            tracing::info!(%chain, device = tunnel, "a filter that drops what is forwarded lets the tunnel pass now");
+        }
+        let refused = admission.refused.into_iter();
+        Ok(refused.map(|(chain, why)| format!("{chain} drops what is forwarded and takes no rule ({why}); let it accept `iifname {tunnel}` and `oifname {tunnel}`")).collect())
     }
 
     fn end_flows(&mut self, source: IpAddr) -> Result<usize, LinuxError> {
@@ -225,7 +237,8 @@ pub fn monitor(tunnel: &str, own_port: u32) -> anyhow::Result<watch::Receiver<u6
                 for event in rulesets.drain()? {
                     matters |= match event {
                         RulesetEvent::Commit(commit) => {
-                            commit.port != own_port && !commit.tables.is_disjoint(&ours)
+                            let filter = |table: &TableId| table.name == FILTER || ours.contains(table);
+                            commit.port != own_port && commit.tables.iter().any(filter)
                         }
                         RulesetEvent::Lost => true,
                     };

@@ -267,6 +267,11 @@ fn in_table(table: &mut Table, command: &NftCommand) -> Result<(), Refusal> {
             table.chains.remove(name);
         }
         NftCommand::FlushChain { name, .. } => chain_of(table, name)?.rules.clear(),
+        NftCommand::InsertRule { chain, rule, .. } => {
+            let hook = chain_of(table, chain)?.hook.clone();
+            rules::check(table, hook.as_ref(), rule)?;
+            chain_of(table, chain)?.rules.insert(0, rule.clone());
+        }
         NftCommand::AddRule { chain, rule, .. } => {
             let hook = chain_of(table, chain)?.hook.clone();
             rules::check(table, hook.as_ref(), rule)?;

@@ -145,6 +145,15 @@ pub enum NftCommand {
         /// Name of the chain
         name: String,
     },
+    /// Puts a rule in front of a chain of somebody else's
+    InsertRule {
+        /// In this table
+        table: TableId,
+        /// Name of the chain
+        chain: String,
+        /// The rule
+        rule: Rule,
+    },
     /// Appends a rule to a chain
     AddRule {
         /// In this table
@@ -172,6 +181,7 @@ impl NftCommand {
             | Self::AddChain { table, .. }
             | Self::DeleteChain { table, .. }
             | Self::FlushChain { table, .. }
+            | Self::InsertRule { table, .. }
             | Self::AddRule { table, .. } => table,
         }
     }
@@ -197,6 +207,9 @@ impl fmt::Display for NftCommand {
             Self::AddChain { name, .. } => write!(f, "add chain {table} {name}"),
             Self::DeleteChain { name, .. } => write!(f, "delete chain {table} {name}"),
             Self::FlushChain { name, .. } => write!(f, "flush chain {table} {name}"),
+            Self::InsertRule { chain, rule, .. } => {
+                write!(f, "insert rule {table} {chain} \"{}\"", rule.comment)
+            }
             Self::AddRule { chain, rule, .. } => write!(f, "add rule {table} {chain} \"{}\"", rule.comment),
         }
     }

@@ -4,6 +4,7 @@
 //! table flags, tables are made with `owner` (no other process can change or flush them) and `persist` (they outlive
 //! the owner, and the next process adopts them); the owner is this socket.
 
+mod admission;
 mod decode;
 mod element;
 mod encode;
@@ -19,6 +20,7 @@ use datapath::transaction::{CounterValue, FoundChain, FoundTable, NftCommand, Se
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
+pub use admission::{Admission, ClosedChain};
 pub use decode::Generation;
 pub use error::{BatchError, Refusal};
 
@@ -403,6 +405,20 @@ impl NftSocket {
         Ok(sets)
     }
 
+    fn list_rules(&mut self, id: &TableId) -> Result<Vec<decode::ListedRule>> {
+        let body = |w: &mut Writer| {
+            put_family(w, id.family);
+            w.text(uapi::rule::TABLE, &id.name);
+        };
+        self.socket.dump("listing rules", message::GET_RULE, body, |m| decode::parse_rule(&m))
+    }
+
+    /// Chains of all tables of all families.
+    fn list_all_chains(&mut self) -> Result<Vec<decode::ListedChain>> {
+        let all = |w: &mut Writer| w.raw(&[0; 4]);
+        self.socket.dump("listing chains", message::GET_CHAIN, all, |m| decode::parse_chain(&m))
+    }
+
     fn read_once(&mut self, id: &TableId) -> Result<Option<FoundTable>> {
         let Some(table) = self.list_tables()?.into_iter().find(|table| table.id == *id) else {
             return Ok(None);
@@ -435,12 +451,7 @@ impl NftSocket {
         for chain in chains.into_iter().filter(|chain| chain.table == id.name) {
             found.chains.insert(chain.name, FoundChain { hook: chain.hook, rules: Vec::new() });
         }
-        let body = |w: &mut Writer| {
-            put_family(w, id.family);
-            w.text(uapi::rule::TABLE, &id.name);
-        };
-        let rules = self.socket.dump("listing rules", message::GET_RULE, body, |m| decode::parse_rule(&m))?;
-        for rule in rules {
+        for rule in self.list_rules(id)? {
             found.chains.entry(rule.chain).or_default().rules.push(rule.hash);
         }
         Ok(Some(found))

@@ -17,6 +17,7 @@ struct Machine {
     fails: bool,
     has_uplink: bool,
     ended: Vec<IpAddr>,
+    closed: Vec<String>,
     cut: Vec<(IpAddr, IpAddr)>,
 }
 
@@ -57,6 +58,10 @@ impl Kernel for Machine {
 
     fn held_ids(&mut self) -> Result<BTreeSet<EgressId>, MachineError> {
         Ok(self.held.clone())
+    }
+
+    fn admit(&mut self, _: &str) -> Result<Vec<String>, MachineError> {
+        Ok(self.closed.clone())
     }
 
     fn end_flows(&mut self, source: IpAddr) -> Result<usize, MachineError> {
@@ -303,4 +308,16 @@ fn older_connections_are_cut_where_they_shall_be_and_only_once() {
         assert_eq!(converger.kernel.cut.len(), expected);
         assert!(converger.kernel.cut.iter().all(|(_, to)| to.to_string() == "10.6.168.63"));
     }
+}
+
+#[test]
+fn a_filter_that_forwards_nothing_is_told() {
+    let machine = Machine { closed: vec!["ip filter FORWARD drops".to_owned()], ..machine() };
+    let mut converger = start("n1", machine, world());
+    pass(&mut converger);
+    assert_eq!(converger.closed_filters(), ["ip filter FORWARD drops"]);
+    converger.kernel.closed.clear();
+    converger.kernel_changed();
+    pass(&mut converger);
+    assert!(converger.closed_filters().is_empty());
 }

@@ -39,9 +39,12 @@ pub(super) struct ListedSet {
 /// A chain in the kernel's list.
 #[derive(Debug)]
 pub(super) struct ListedChain {
+    /// `None` where it is none that we know
+    pub(super) family: Option<TableFamily>,
     pub(super) table: String,
     pub(super) name: String,
     pub(super) hook: Option<BaseChain>,
+    pub(super) policy_is_drop: bool,
 }
 
 /// A rule in the kernel's list.
@@ -134,11 +137,13 @@ fn fields(mut number: u32) -> Option<Vec<FieldType>> {
 
 pub(super) fn parse_chain(message: &Message<'_>) -> Option<ListedChain> {
     let (mut table, mut name, mut place, mut priority, mut kind) = (None, None, None, None, None);
+    let mut policy = None;
     for attribute in attributes(message) {
         match attribute.kind {
             chain::TABLE => table = attribute.text(),
             chain::NAME => name = attribute.text(),
             chain::TYPE => kind = attribute.text(),
+            chain::POLICY => policy = attribute.u32_be(),
             chain::HOOK => {
                 for field in attribute.nested() {
                     match field.kind {
@@ -159,7 +164,13 @@ pub(super) fn parse_chain(message: &Message<'_>) -> Option<ListedChain> {
             priority: priority?,
         })
     };
-    Some(ListedChain { table: table?, name: name?, hook: hook() })
+    Some(ListedChain {
+        family: family(message),
+        table: table?,
+        name: name?,
+        hook: hook(),
+        policy_is_drop: policy == Some(chain::POLICY_DROP),
+    })
 }
 
 pub(super) fn parse_rule(message: &Message<'_>) -> Option<ListedRule> {

@@ -143,6 +143,11 @@ impl<'a> Batch<'a> {
                     w.text(rule::CHAIN, chain);
                 });
             }
+            NftCommand::InsertRule { chain, rule, .. } => {
+                self.message(index, message::NEW_RULE, CREATE, family, |w| {
+                    put_rule(w, family, name, chain, rule);
+                });
+            }
             NftCommand::AddRule { chain, rule, .. } => {
                 self.message(index, message::NEW_RULE, CREATE | APPEND, family, |w| {
                     put_rule(w, family, name, chain, rule);

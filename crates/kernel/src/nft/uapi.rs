@@ -49,6 +49,7 @@ pub(super) mod chain {
     pub(in crate::nft) const TYPE: u16 = 7;
     pub(in crate::nft) const HOOK_NUMBER: u16 = 1;
     pub(in crate::nft) const HOOK_PRIORITY: u16 = 2;
+    pub(in crate::nft) const POLICY_DROP: u32 = 0;
     pub(in crate::nft) const POLICY_ACCEPT: u32 = 1;
 }
 

@@ -37,6 +37,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("rewritten_packets_have_right_checksums", rewritten_packets_have_right_checksums),
     ("ipv6_crosses_as_well", ipv6_crosses_as_well),
     ("intervals_and_classes_lead_where_they_say", intervals_and_classes_lead_where_they_say),
+    ("a_host_that_forwards_nothing_lets_our_device_pass", a_host_that_forwards_nothing_lets_our_device_pass),
     ("the_segment_size_is_clamped", the_segment_size_is_clamped),
     ("flows_are_found_deleted_and_heard_of", flows_are_found_deleted_and_heard_of),
 ];
@@ -460,6 +461,39 @@ fn transport_checksum(from: IpAddr, to: IpAddr, protocol: u8, segment: &[u8]) ->
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !(sum as u16)
+}
+
+fn a_host_that_forwards_nothing_lets_our_device_pass() {
+    let mut world = world();
+    let script = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; \
+                  add table inet other; add chain inet other f { type filter hook forward priority 5; policy accept; }";
+    let made = world.gateway.run(|| std::process::Command::new("nft").arg(script).status()).unwrap();
+    if !made.is_ok_and(|status| status.success()) {
+        println!("SKIP: no nft tool that makes a chain with a policy");
+        return;
+    }
+    let own = BTreeSet::from([table_id("t")]);
+    let closed = world.gateway_nft.closed_chains(&own).unwrap();
+    assert_eq!(closed.iter().map(ToString::to_string).collect::<Vec<_>>(), ["ip filter FORWARD"]);
+    let receiver = world.outside.run(|| UdpSocket::bind((OUTSIDE, 4000)).unwrap()).unwrap();
+    receiver.set_read_timeout(Some(WAIT)).unwrap();
+    let sender = world.source.run(|| UdpSocket::bind((SOURCE, 0)).unwrap()).unwrap();
+    sender.send_to(b"too early", (OUTSIDE, 4000)).unwrap();
+    let admission = world.gateway_nft.admit("inside", &own).unwrap();
+    assert_eq!((admission.opened, admission.refused.len()), (closed, 0));
+    sender.send_to(b"through", (OUTSIDE, 4000)).unwrap();
+    let mut buffer = [0; 64];
+    let (length, from) = receiver.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"through");
+    receiver.send_to(b"and back", from).unwrap();
+    sender.set_read_timeout(Some(WAIT)).unwrap();
+    let length = sender.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"and back");
+    // Once is enough; and what others flush comes back.
+    assert_eq!(world.gateway_nft.admit("inside", &own).unwrap().opened, BTreeSet::new());
+    let flush = || std::process::Command::new("nft").arg("flush chain ip filter FORWARD").status();
+    world.gateway.run(flush).unwrap().unwrap();
+    assert_eq!(world.gateway_nft.admit("inside", &own).unwrap().opened.len(), 1);
 }
 
 fn intervals_and_classes_lead_where_they_say() {
