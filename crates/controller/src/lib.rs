@@ -14,7 +14,7 @@
 //!
 //! Deliberately absent: decisions. Which node, address or port is [`plan`]'s business alone.
 //!
-//! Start reading at [`run`].
+//! Start reading at [`run()`].
 
 mod clock;
 mod events;
