@@ -1,5 +1,6 @@
 //! Small clusters, planned and applied as the shell would.
 
+mod leases;
 mod properties;
 mod tables;
 

@@ -2,15 +2,13 @@
 
 use model::policy::EgressChoice::{Default, Exactly, NodeAddress, Unshared};
 use model::pool::Family;
-use model::port_lease::BlockState;
 use model::tunnel::Phase;
 use model::{IpPool, Reason};
 
 use super::*;
 use crate::endpoint_slices::label_value;
-use crate::leases::first_block_log2;
 
-fn three_nodes() -> World {
+pub(super) fn three_nodes() -> World {
     let mut world = World::new();
     world.node("a", true).node("b", true).node("c", false);
     world
@@ -218,6 +216,22 @@ fn pools_of_two_families_are_used_in_pairs_of_the_same_number() {
 }
 
 #[test]
+fn an_address_has_one_partner_and_the_older_policy_chooses_it() {
+    let mut world = World::dual_stack();
+    world.node("a", true).gateway_of("g", &["10.6.1.1-10.6.1.4"], &["fd00::1-fd00::4"], |_| {});
+    world.policy("n/older", "g", Exactly(eip("10.6.1.2+fd00::3")));
+    world.policy("n/younger", "g", Exactly(eip("10.6.1.2+fd00::4")));
+    world.policy("n/half", "g", Exactly(eip("fd00::3")));
+    world.policy("n/same", "g", Exactly(eip("10.6.1.2+fd00::3")));
+    world.settle();
+    assert_eq!(world.eip_of("n/older"), Some(eip("10.6.1.2+fd00::3")));
+    assert_eq!(world.eip_of("n/same"), world.eip_of("n/older"));
+    for name in ["n/younger", "n/half"] {
+        assert!(world.verdict_of(name).starts_with("PairedElsewhere"), "{}", world.verdict_of(name));
+    }
+}
+
+#[test]
 fn a_pool_of_a_family_that_is_off_is_refused() {
     let mut world = three_nodes();
     world.gateway_of("g", &["10.6.1.1"], &["fd00::1"], |_| {});
@@ -275,178 +289,6 @@ fn a_gateway_that_is_used_by_any_kind_of_policy_is_kept() {
     assert!(world.settle().gateways["g"].keep);
     world.remove(Event::Policy(key("cluster"), None));
     assert!(!world.settle().gateways["g"].keep);
-}
-
-#[test]
-fn blocks_are_the_largest_of_which_every_node_gets_one_out_of_half() {
-    for (nodes, size) in [(1, 16384), (2, 8192), (3, 4096), (100, 128), (376, 64), (5000, 64)] {
-        assert_eq!(1 << first_block_log2(nodes), size, "{nodes} nodes");
-    }
-}
-
-#[test]
-fn blocks_stay_as_they_are_when_nodes_come() {
-    let mut world = three_nodes();
-    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
-    let before = world.settle().leases;
-    for name in ["d", "e", "f", "g", "h"] {
-        world.node(name, false);
-    }
-    let after = world.settle().leases;
-    for node in ["a", "b", "c"] {
-        assert_eq!(before[node], after[node]);
-    }
-    assert_eq!(after["h"].as_ref().unwrap().leases[0].blocks[0].block.size(), 2048);
-}
-
-#[test]
-fn the_block_of_a_node_that_is_gone_rests_before_it_is_free() {
-    let mut world = three_nodes();
-    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
-    world.settle();
-    let block = world.snapshot.leases["c"].lease.leases[0].blocks[0].block;
-    world.remove(Event::Node("c".to_owned(), None));
-    let plan = world.settle();
-    assert_eq!(plan.wake_at_s, Some(world.snapshot.settings.rest_s));
-    assert_eq!(plan.leases["c"].as_ref().unwrap().leases[0].blocks[0].state, BlockState::Draining);
-    world.node("d", false);
-    let plan = world.settle();
-    assert!(!plan.leases["d"].as_ref().unwrap().leases[0].blocks[0].block.overlaps(&block));
-    world.pass_s(119);
-    assert!(world.settle().leases["c"].is_some());
-    world.pass_s(1);
-    let plan = world.step();
-    assert_eq!((plan.leases["c"].clone(), plan.wake_at_s), (None, None));
-}
-
-#[test]
-fn a_node_that_returns_in_time_has_its_block_again() {
-    let mut world = three_nodes();
-    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
-    world.settle();
-    let before = world.snapshot.leases["c"].lease.leases.clone();
-    world.remove(Event::Node("c".to_owned(), None));
-    world.settle();
-    world.pass_s(60).node("c", false);
-    world.settle();
-    assert_eq!(world.snapshot.leases["c"].lease.leases, before);
-    assert_eq!(world.snapshot.leases["c"].lease.generation, 3);
-}
-
-#[test]
-fn blocks_of_an_eip_that_nobody_uses_drain_until_they_are_idle() {
-    let mut world = three_nodes();
-    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
-    world.settle();
-    world.remove(Event::Policy(key("n/p"), None));
-    let plan = world.settle();
-    assert_eq!(plan.leases["a"].as_ref().unwrap().leases[0].blocks[0].state, BlockState::Draining);
-    // In use again: the same block serves again.
-    world.policy("n/q", "g", Default);
-    assert_eq!(world.settle().leases["a"].as_ref().unwrap().leases[0].blocks[0].state, BlockState::Active);
-    world.remove(Event::Policy(key("n/q"), None));
-    world.settle();
-    // One node says that there are no connections any more, the others say nothing.
-    let mut record = world.snapshot.leases["a"].clone();
-    record.observed_generation = record.lease.generation;
-    record.ports_in_use.insert(eip("10.6.1.1"), 0);
-    world.snapshot.absorb(Event::Lease("a".to_owned(), Some(record)));
-    world.pass_s(world.snapshot.settings.rest_s);
-    world.step();
-    assert_eq!(world.snapshot.leases["a"].lease.block_count(), 0);
-    assert_eq!(world.snapshot.leases["b"].lease.block_count(), 1);
-    world.pass_s(world.snapshot.settings.drain_s);
-    world.step();
-    assert_eq!(world.snapshot.leases["b"].lease.block_count(), 0);
-}
-
-#[test]
-fn a_cluster_that_grows_splits_large_blocks_before_ports_run_out() {
-    let mut world = World::new();
-    world.node("node-000", true).gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
-    world.settle();
-    for number in 1..40 {
-        world.node(&format!("node-{number:03}"), false);
-        let plan = world.settle();
-        assert!(plan.unleased.is_empty(), "node {number} got nothing");
-        // Nobody has any connection, and all say so.
-        for (node, record) in world.snapshot.leases.clone() {
-            let mut record = record;
-            record.observed_generation = record.lease.generation;
-            record.ports_in_use.insert(eip("10.6.168.1"), 0);
-            world.snapshot.absorb(Event::Lease(node, Some(record)));
-        }
-        world.pass_s(world.snapshot.settings.rest_s);
-    }
-    let plan = world.settle();
-    let sizes = plan
-        .leases
-        .values()
-        .flatten()
-        .flat_map(|lease| &lease.leases[0].blocks)
-        .map(|leased| leased.block.size());
-    assert!(sizes.clone().max() < Some(16384), "{:?}", sizes.collect::<Vec<_>>());
-}
-
-#[test]
-fn what_is_split_off_drains_and_stays_with_its_holder() {
-    let mut world = World::new();
-    world.node("a", true).gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
-    let before = world.settle().leases["a"].clone().unwrap().leases[0].blocks[0].block;
-    for number in 0..12 {
-        world.node(&format!("later-{number:02}"), false);
-        world.settle();
-    }
-    let blocks = &world.snapshot.leases["a"].lease.leases[0].blocks;
-    assert!(blocks.len() > 1);
-    assert_eq!((blocks[0].block.first(), blocks[0].state), (before.first(), BlockState::Active));
-    assert!(blocks[1..].iter().all(|leased| leased.state == BlockState::Draining));
-    assert_eq!(blocks.iter().map(|leased| leased.block.size()).sum::<u32>(), before.size());
-}
-
-#[test]
-fn in_a_large_cluster_only_nodes_that_run_selected_pods_hold_blocks() {
-    let mut world = World::new();
-    for number in 0..800 {
-        world.node(&format!("node-{number:03}"), number == 0);
-    }
-    world.gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
-    assert!(world.settle().leases.is_empty());
-    // Bound, and without an address yet: the block is there before the pod's first packet.
-    world.pod("n", "first", "p", |pod| {
-        pod.node = "node-007".to_owned();
-        pod.addresses.clear();
-    });
-    let plan = world.settle();
-    assert_eq!(plan.leases.keys().collect::<Vec<_>>(), ["node-007"]);
-    let key = PodKey { namespace: "n".to_owned(), name: "first".to_owned() };
-    world.remove(Event::Pod(key, None));
-    let plan = world.settle();
-    assert_eq!(plan.leases["node-007"].as_ref().unwrap().leases[0].blocks[0].state, BlockState::Draining);
-}
-
-#[test]
-fn more_nodes_than_blocks_leave_some_without() {
-    let mut world = World::new();
-    for number in 0..800 {
-        world.node(&format!("node-{number:03}"), number == 0);
-        world.pod("n", &format!("pod-{number}"), "p", |pod| pod.node = format!("node-{number:03}"));
-    }
-    world.gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
-    let plan = world.settle();
-    assert_eq!(plan.unleased.len(), 800 - 752);
-    assert_eq!(plan.gateways["g"].ports, Some(Reason::PortsShort { nodes: 48, eips: 1 }));
-    for number in 700..800 {
-        let key = PodKey { namespace: "n".to_owned(), name: format!("pod-{number}") };
-        world.remove(Event::Pod(key, None));
-    }
-    assert_eq!(world.settle().gateways["g"].ports, Some(Reason::PortsAvailable));
-}
-
-#[test]
-fn an_eip_has_as_many_of_the_smallest_blocks_as_we_say() {
-    let mut space = model::PortSpace::source();
-    assert_eq!(std::iter::from_fn(|| space.take(model::PortBlock::MIN_LOG2)).count(), 752);
 }
 
 #[test]
