@@ -235,3 +235,63 @@ fn is_older<K: Resource>(object: &K, known: &K) -> bool {
     };
     matches!((version(object), version(known)), (Some(new), Some(old)) if new < old)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gateway(name: &str, uid: &str, version: &str, default: bool) -> EgressGateway {
+        let mut gateway = EgressGateway::named(name);
+        gateway.metadata.uid = Some(uid.to_owned());
+        gateway.metadata.resource_version = Some(version.to_owned());
+        gateway.spec.cluster_default = default;
+        gateway
+    }
+
+    fn version(state: &State, name: &str) -> Option<String> {
+        state.gateways.get(name).and_then(ResourceExt::resource_version)
+    }
+
+    #[test]
+    fn what_is_older_than_what_we_wrote_is_passed_over() {
+        let mut state = State::new(Settings::default());
+        state.absorb(Input::Gateway(Change::Applied(gateway("g", "1", "20", true))));
+        assert!(!state.absorb(Input::Gateway(Change::Applied(gateway("g", "1", "9", false)))));
+        assert_eq!(version(&state, "g").as_deref(), Some("20"));
+        state.absorb(Input::Gateway(Change::Applied(gateway("g", "1", "21", false))));
+        assert_eq!(version(&state, "g").as_deref(), Some("21"));
+    }
+
+    #[test]
+    fn the_end_of_an_earlier_object_says_nothing_of_a_later_one() {
+        let mut state = State::new(Settings::default());
+        state.absorb(Input::Gateway(Change::Applied(gateway("g", "2", "20", true))));
+        assert!(!state.absorb(Input::Gateway(Change::Deleted(gateway("g", "1", "19", true)))));
+        assert_eq!(version(&state, "g").as_deref(), Some("20"));
+        assert!(state.absorb(Input::Gateway(Change::Deleted(gateway("g", "2", "21", true)))));
+        assert!(state.gateways.is_empty() && state.snapshot.gateways.is_empty());
+    }
+
+    #[test]
+    fn a_new_list_is_all_that_there_is() {
+        let mut state = State::new(Settings::default());
+        assert_eq!(state.waiting_for().len(), Kind::ALL.len());
+        state.absorb(Input::Gateway(Change::Applied(gateway("gone", "1", "20", true))));
+        state.absorb(Input::Gateway(Change::Replaced(vec![gateway("g", "2", "5", true)])));
+        assert_eq!(state.snapshot.gateways.keys().collect::<Vec<_>>(), ["g"]);
+        assert!(!state.waiting_for().contains(&Kind::Gateway));
+        // The same list again changes nothing, and one of nothing empties the kind.
+        assert!(!state.absorb(Input::Gateway(Change::Replaced(vec![gateway("g", "2", "5", true)]))));
+        assert!(state.absorb(Input::Gateway(Change::Replaced(Vec::new()))));
+        assert!(state.snapshot.gateways.is_empty());
+    }
+
+    #[test]
+    fn only_the_cluster_info_of_our_name_counts() {
+        let mut state = State::new(Settings::default());
+        assert!(!state.absorb(Input::ClusterInfo(Change::Applied(EgressClusterInfo::named("other")))));
+        assert!(
+            state.absorb(Input::ClusterInfo(Change::Applied(EgressClusterInfo::named(names::CLUSTER_INFO))))
+        );
+    }
+}
