@@ -205,8 +205,15 @@ async fn resource(
     query: Query,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
-    let found = state.read(|store| store.registry().get(&path.group, &path.version, &path.resource).cloned());
-    let resource = found.ok_or(Refusal::PageNotFound)?;
+    let found = state.read(|store| {
+        let registry = store.registry();
+        registry.get(&path.group, &path.version, &path.resource).cloned().ok_or_else(|| {
+            // Built-in groups tell what they don't have by a Status.
+            let builtin = registry.all().any(|info| info.builtin && info.gvk.group == path.group);
+            if builtin { StatusError::page_not_found().into() } else { Refusal::PageNotFound }
+        })
+    });
+    let resource = found?;
     let misplaced = if resource.namespaced {
         path.name.is_some() && path.namespace.is_none()
     } else {

@@ -83,9 +83,12 @@ pub(crate) fn subresource_name(subresource: Subresource) -> &'static str {
 pub(crate) fn restrict_config(info: &ResourceInfo, subresource: Subresource, config: &mut Value) {
     let map = meta::map_of(config);
     if subresource == Subresource::Status {
+        // Metadata of custom kinds is owned here although it isn't applied, as on a real server.
         map.retain(|key, _| ["apiVersion", "kind", "metadata", "status"].contains(&key.as_str()));
-        let metadata = meta::metadata_mut(config);
-        metadata.retain(|key, _| ["name", "namespace", "uid", "resourceVersion"].contains(&key.as_str()));
+        if info.builtin {
+            let kept = ["name", "namespace", "uid", "resourceVersion"];
+            meta::metadata_mut(config).retain(|key, _| kept.contains(&key.as_str()));
+        }
     } else if info.has_status {
         map.remove("status");
     }

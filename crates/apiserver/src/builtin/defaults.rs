@@ -134,8 +134,6 @@ fn service(spec: &mut Map<String, Value>) {
     if kind == "ExternalName" {
         return;
     }
-    or_insert(spec, "ipFamilies", json!(["IPv4"]));
-    or_text(spec, "ipFamilyPolicy", "SingleStack");
     or_text(spec, "internalTrafficPolicy", "Cluster");
     if let Some(address) = spec.get("clusterIP").and_then(Value::as_str).filter(|text| !text.is_empty()) {
         let addresses = json!([address]);
@@ -188,6 +186,15 @@ pub(super) fn initial_status(info: &ResourceInfo, object: &mut Value) {
         _ => json!({}),
     };
     meta::map_of(object).insert("status".to_owned(), status);
+}
+
+/// Which kinds of addresses a Service gets. Chosen by the server, so that the writer doesn't own it.
+pub(super) fn choose_address_families(service: &mut Value) {
+    let spec = meta::map_mut(meta::map_of(service), "spec");
+    if spec.get("type").and_then(Value::as_str) != Some("ExternalName") {
+        or_insert(spec, "ipFamilies", json!(["IPv4"]));
+        or_text(spec, "ipFamilyPolicy", "SingleStack");
+    }
 }
 
 /// A Service keeps its addresses and node ports over updates that don't name them.

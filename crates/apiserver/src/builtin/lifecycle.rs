@@ -35,6 +35,7 @@ pub fn prepare_create(info: &ResourceInfo, object: &mut Value, ctx: &mut Context
         ("", "pods") => super::pod_defaults::prepare_create(object, ctx, view),
         ("", "services") => {
             meta::map_of(object).insert("status".to_owned(), json!({"loadBalancer": {}}));
+            super::defaults::choose_address_families(object);
         }
         ("apps", "deployments" | "replicasets" | "daemonsets") => {
             super::defaults::initial_status(info, object)
@@ -62,7 +63,10 @@ pub fn prepare_update(info: &ResourceInfo, subresource: Subresource, old: &Value
                 map.insert("spec".to_owned(), spec.clone());
             }
         }
-        ("", "services") => super::defaults::keep_service_addresses(old, new),
+        ("", "services") => {
+            super::defaults::keep_service_addresses(old, new);
+            super::defaults::choose_address_families(new);
+        }
         ("apiextensions.k8s.io", "customresourcedefinitions") => super::crd::prepare_update(old, new),
         _ => {}
     }

@@ -94,11 +94,14 @@ fn dry_run(query: &Query, kind: &str) -> Result<bool, StatusError> {
     Ok(dry)
 }
 
-/// How something is deleted: the body's options, and those of the query where the body has none.
+/// How something is deleted: the body's options, and those of the query only if there is no body.
 pub(super) fn delete(call: &Call, body: &Value) -> Result<DeleteOptions, StatusError> {
     let query = &call.query;
     let mut options = DeleteOptions::from_json(body)?;
-    options.dry_run |= dry_run(query, "DeleteOptions")?;
+    if !body.is_null() {
+        return Ok(options);
+    }
+    options.dry_run = dry_run(query, "DeleteOptions")?;
     if options.grace_period_seconds.is_none() {
         options.grace_period_seconds = query.number("gracePeriodSeconds")?.map(|seconds| seconds.max(0));
     }

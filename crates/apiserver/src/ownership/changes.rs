@@ -153,7 +153,6 @@ fn config_node(value: Type<'_>, content: &Value, member: bool) -> Option<Node> {
         let empty = match part.value {
             Value::Null => true,
             Value::Object(map) => map.is_empty(),
-            Value::Array(list) => list.is_empty(),
             _ => false,
         };
         if let Some(inner) = config_node(part.field.value, part.value, empty || !part.field.named) {

@@ -218,8 +218,8 @@ impl Store {
                 "",
                 format!(
                     "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {problem}",
-                    target.namespace.as_deref().unwrap_or_default(),
-                    target.name,
+                    meta::namespace(&config),
+                    meta::name(&config),
                     gvk.group,
                     gvk.version,
                     gvk.kind

@@ -214,7 +214,8 @@ async fn preconditions_and_options_of_a_delete_are_kept() {
         client.with_body(Method::DELETE, path, "application/json", &options).await
     };
     delete(&path, json!({ "preconditions": { "uid": "other" } })).await.expect_failure(409, "Conflict");
-    delete(&format!("{path}?dryRun=All"), json!({})).await.expect_code(200);
+    delete(&path, json!({ "dryRun": ["All"] })).await.expect_code(200);
+    client.delete(&format!("{path}?dryRun=All")).await.expect_code(200);
     client.get(&path).await.expect_code(200);
     delete(&path, json!({ "propagationPolicy": "Sideways" })).await.expect_failure(422, "Invalid");
     delete(&path, json!({ "kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background" }))

@@ -331,7 +331,7 @@ fn custom_kinds_merge_as_their_schema_says() {
     assert_eq!(error.code, 500);
     assert_eq!(
         error.message,
-        "failed to create typed patch object (default/s; lab.example.com/v1, Kind=Shelf): .spec.nothing: \
+        "failed to create typed patch object (/s; lab.example.com/v1, Kind=Shelf): .spec.nothing: \
          field not declared in schema"
     );
 }
@@ -464,7 +464,7 @@ fn what_cannot_be_applied_is_refused_in_the_words_of_kubernetes() {
         (
             json!({"metadata": {"name": "c"}, "x": 1}),
             500,
-            "failed to create typed patch object (default/c; /v1, Kind=ConfigMap): .x: field not declared in schema",
+            "failed to create typed patch object (/c; /v1, Kind=ConfigMap): .x: field not declared in schema",
         ),
         (
             json!({"metadata": {"name": "c", "uid": "u"}}),

@@ -1,0 +1,294 @@
+//! The server under test and a client of it.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use apiserver::server::{ApiServer, ApiServerHandle, ServerConfig};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+pub(crate) const MERGE: &str = "application/merge-patch+json";
+pub(crate) const STRATEGIC: &str = "application/strategic-merge-patch+json";
+pub(crate) const JSON_PATCH: &str = "application/json-patch+json";
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
+
+/// Nothing here may take longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The cluster to test instead of this crate's server.
+const VARIABLE: &str = "CONFORMANCE_KUBECONFIG";
+
+/// A server, and a namespace and an API group that belong to one case.
+pub(crate) struct Target {
+    client: Client,
+    pub(crate) namespace: String,
+    pub(crate) group: String,
+    /// Kept so that the server runs as long as the case.
+    _server: Option<ApiServerHandle>,
+}
+
+impl Target {
+    /// For the case of this number.
+    pub(crate) async fn case(number: u32) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        // The test binary has more than one TLS provider to choose from.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (kubeconfig, server) = match std::env::var(VARIABLE) {
+            Ok(path) => (Kubeconfig::read_from(path).expect("a readable kubeconfig"), None),
+            Err(_) => {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on loopback");
+                let url = format!("https://{}", listener.local_addr().expect("an address"));
+                let config = ServerConfig { listeners: vec![listener], ..ServerConfig::default() };
+                let server = ApiServer::start(config).await.expect("the server starts");
+                let kubeconfig = Kubeconfig::from_yaml(&server.kubeconfig(&url)).expect("a kubeconfig");
+                (kubeconfig, Some(server))
+            }
+        };
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+        let mut config = config.expect("a usable kubeconfig");
+        config.default_retry = false;
+        let client = Client::try_from(config).expect("a client");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let unique = format!("c{number}-{now:x}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let group = format!("{unique}.conformance.example.com");
+        let target = Self { client, namespace: unique, group, _server: server };
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": target.namespace}});
+        target.post("/api/v1/namespaces", &namespace).await.expect(201);
+        target
+    }
+
+    /// The path of a core resource in the case's namespace.
+    pub(crate) fn core(&self, rest: &str) -> String {
+        format!("/api/v1/namespaces/{}/{rest}", self.namespace)
+    }
+
+    /// The path of an `apps/v1` resource in the case's namespace.
+    pub(crate) fn apps(&self, rest: &str) -> String {
+        format!("/apis/apps/v1/namespaces/{}/{rest}", self.namespace)
+    }
+
+    /// The path of a resource of the case's own group.
+    pub(crate) fn custom(&self, rest: &str) -> String {
+        format!("/apis/{}/v1/namespaces/{}/{rest}", self.group, self.namespace)
+    }
+
+    /// Defines `things` in the case's group with this schema of `spec`, and waits until they are served.
+    pub(crate) async fn define(&self, spec: Value) {
+        self.post(DEFINITIONS, &self.definition(spec)).await.expect(201);
+        self.served("things").await;
+    }
+
+    /// A definition of `things` with this schema of `spec`.
+    pub(crate) fn definition(&self, spec: Value) -> Value {
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("things.{}", self.group)},
+            "spec": {
+                "group": self.group, "scope": "Namespaced",
+                "names": {"plural": "things", "singular": "thing", "kind": "Thing", "shortNames": ["th"]},
+                "versions": [{"name": "v1", "served": true, "storage": true,
+                    "subresources": {"status": {}, "scale": {
+                        "specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}},
+                    "selectableFields": [{"jsonPath": ".spec.color"}],
+                    "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                        "spec": spec,
+                        "status": {"type": "object", "properties": {
+                            "replicas": {"type": "integer"}, "phase": {"type": "string"}}}}}}}],
+            },
+        })
+    }
+
+    /// Waits until a resource of the case's group answers.
+    pub(crate) async fn served(&self, plural: &str) {
+        let path = self.custom(plural);
+        let answers = async {
+            while self.get(&path).await.status != StatusCode::OK {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(PATIENCE, answers).await.expect("the kind is served in time");
+    }
+
+    /// A thing of the case's group.
+    pub(crate) fn thing(&self, name: &str, spec: Value) -> Value {
+        json!({"apiVersion": format!("{}/v1", self.group), "kind": "Thing", "metadata": {"name": name}, "spec": spec})
+    }
+
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Reply {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::from(body)).expect("a request");
+        let exchange = async {
+            let response = self.client.send(request).await.expect("an answer");
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await.expect("a whole body").to_bytes();
+            Reply { status: parts.status, headers: parts.headers, body }
+        };
+        timeout(PATIENCE, exchange).await.expect("an answer in time")
+    }
+
+    async fn with(&self, method: Method, path: &str, content_type: &str, body: &Value) -> Reply {
+        self.send(method, path, &[("content-type", content_type)], body.to_string().into()).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.get_as(path, "application/json").await
+    }
+
+    pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Reply {
+        self.send(Method::GET, path, &[("accept", accept)], Bytes::new()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Reply {
+        self.with(Method::POST, path, "application/json", body).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Reply {
+        self.with(Method::PUT, path, "application/json", body).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, content_type: &str, body: &Value) -> Reply {
+        self.with(Method::PATCH, path, content_type, body).await
+    }
+
+    /// Applies as a manager.
+    pub(crate) async fn apply(&self, path: &str, manager: &str, config: &Value) -> Reply {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        self.patch(&format!("{path}{separator}fieldManager={manager}"), APPLY, config).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str, options: &Value) -> Reply {
+        self.with(Method::DELETE, path, "application/json", options).await
+    }
+
+    /// Opens a watch.
+    pub(crate) async fn watch(&self, path_and_query: &str) -> Watch {
+        let request = Request::get(path_and_query).header("accept", "application/json");
+        let request = request.body(Body::empty()).expect("a request");
+        let response = timeout(PATIENCE, self.client.send(request)).await.expect("an answer in time");
+        let response = response.expect("an answer");
+        assert_eq!(response.status(), StatusCode::OK);
+        Watch { body: response.into_body(), buffer: Vec::new() }
+    }
+}
+
+/// The definitions of custom kinds.
+pub(crate) const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// A config map.
+pub(crate) fn config_map(name: &str, data: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
+}
+
+/// A deployment without replicas.
+pub(crate) fn deployment(name: &str) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"replicas": 0, "selector": {"matchLabels": {"app": name}}, "template": {
+            "metadata": {"labels": {"app": name}},
+            "spec": {"containers": [{"name": "c", "image": "i:1", "ports": [{"containerPort": 80}]}]}}},
+    })
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The JSON body of an answer with this status.
+    #[track_caller]
+    pub(crate) fn expect(&self, code: u16) -> Value {
+        assert_eq!(self.status.as_u16(), code, "{}", self.text());
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
+    }
+
+    /// The `Status` of a failure with this code and reason.
+    #[track_caller]
+    pub(crate) fn fails(&self, code: u16, reason: &str) -> Value {
+        let status = self.expect(code);
+        assert_eq!((&status["kind"], &status["status"]), (&json!("Status"), &json!("Failure")), "{status}");
+        assert_eq!(status["code"], code, "{status}");
+        assert_eq!(status["reason"].as_str().unwrap_or_default(), reason, "{status}");
+        status
+    }
+
+    /// A failure with exactly this message.
+    #[track_caller]
+    pub(crate) fn says(&self, code: u16, reason: &str, message: &str) -> Value {
+        let status = self.fails(code, reason);
+        assert_eq!(status["message"], message);
+        status
+    }
+}
+
+/// The resource version of an object or list, as it is.
+#[track_caller]
+pub(crate) fn version(value: &Value) -> &str {
+    value["metadata"]["resourceVersion"].as_str().filter(|text| !text.is_empty()).expect("a resource version")
+}
+
+/// Names of a list's items.
+pub(crate) fn names(list: &Value) -> Vec<&str> {
+    let items = list["items"].as_array().expect("items");
+    items.iter().map(|item| item["metadata"]["name"].as_str().expect("a name")).collect()
+}
+
+/// An open watch.
+pub(crate) struct Watch {
+    body: Body,
+    buffer: Vec<u8>,
+}
+
+impl Watch {
+    /// The next event; `None` at the end of the stream.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        timeout(PATIENCE, self.read_line()).await.expect("an event, or the end, in time")
+    }
+
+    async fn read_line(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).expect("a line of JSON"));
+            }
+            let frame = self.body.frame().await?.ok()?;
+            if let Ok(data) = frame.into_data() {
+                self.buffer.extend_from_slice(&data);
+            }
+        }
+    }
+
+    /// Type and name of the next event.
+    pub(crate) async fn short(&mut self) -> String {
+        let event = self.next().await.expect("an event");
+        let name = event["object"]["metadata"]["name"].as_str().unwrap_or("-");
+        format!("{} {name}", event["type"].as_str().expect("a type"))
+    }
+}
