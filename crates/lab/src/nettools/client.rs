@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures::{SinkExt, StreamExt};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -18,6 +18,8 @@ use super::{Protocol, parse_ip, reply};
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// A TCP answer takes the server two seconds.
 const BATCH_READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest line that is read.
+const LINE_BYTES_MAX: u64 = 4096;
 const SEND_PERIOD: Duration = Duration::from_secs(2);
 
 pub(super) const USAGE: &str = "  -addr string      server address
@@ -157,7 +159,7 @@ struct Peer {
 }
 
 enum Wire {
-    Tcp(BufReader<TcpStream>),
+    Tcp(BufReader<TcpStream>, Vec<u8>),
     Udp(UdpSocket),
     Web(Box<tokio_tungstenite::WebSocketStream<TcpStream>>),
 }
@@ -168,7 +170,7 @@ impl Peer {
         Ok(match protocol {
             Protocol::Tcp => {
                 let stream = TcpStream::connect(server).await?;
-                Self { local: stream.local_addr()?, wire: Wire::Tcp(BufReader::new(stream)) }
+                Self { local: stream.local_addr()?, wire: Wire::Tcp(BufReader::new(stream), Vec::new()) }
             }
             Protocol::Udp => {
                 let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -202,7 +204,7 @@ impl Peer {
 impl Wire {
     fn name(&self) -> &'static str {
         match self {
-            Self::Tcp(_) => "TCP",
+            Self::Tcp(..) => "TCP",
             Self::Udp(_) => "UDP",
             Self::Web(_) => "Web",
         }
@@ -210,7 +212,7 @@ impl Wire {
 
     async fn say(&mut self, text: &str) -> anyhow::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.write_all(text.as_bytes()).await?,
+            Self::Tcp(stream, _) => stream.write_all(text.as_bytes()).await?,
             Self::Udp(socket) => drop(socket.send(text.as_bytes()).await?),
             Self::Web(socket) => socket.send(Message::text(text)).await?,
         }
@@ -219,18 +221,12 @@ impl Wire {
 
     async fn hear(&mut self) -> anyhow::Result<String> {
         match self {
-            Self::Tcp(stream) => {
-                // Kept whole when the other branch of a select wins: the buffer is the reader's.
-                let buffered = stream.fill_buf().await?;
-                let length = match buffered.iter().position(|byte| *byte == b'\n') {
-                    Some(end) => end + 1,
-                    None if buffered.is_empty() => bail!("the server closed the connection"),
-                    None => buffered.len(),
-                };
-                let text = stream.buffer().get(..length).map(String::from_utf8_lossy).unwrap_or_default();
-                let text = text.into_owned();
-                stream.consume(length);
-                Ok(text)
+            // What has come of a line stays in the buffer when the other branch of a select wins.
+            Self::Tcp(stream, line) => {
+                if stream.take(LINE_BYTES_MAX).read_until(b'\n', line).await? == 0 {
+                    bail!("the server closed the connection");
+                }
+                Ok(String::from_utf8_lossy(&std::mem::take(line)).into_owned())
             }
             Self::Udp(socket) => {
                 let mut datagram = [0; 4096];
