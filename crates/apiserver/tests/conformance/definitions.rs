@@ -131,3 +131,56 @@ async fn case_63_rules() {
     let message = status["message"].as_str().unwrap_or_default();
     assert!(message.contains("failed rule: !has(oldSelf.color)"), "{message}");
 }
+
+#[tokio::test]
+async fn case_64_int_or_string_embedded_resources_and_two_versions() {
+    let t = Target::case(64).await;
+    let mut definition = t.definition(json!({"type": "object", "properties": {
+        "color": {"type": "string"}, "replicas": {"type": "integer"},
+        "port": {"x-kubernetes-int-or-string": true},
+        "template": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}}}));
+    let mut second = definition["spec"]["versions"][0].clone();
+    second["name"] = json!("v2");
+    second["storage"] = json!(false);
+    definition["spec"]["versions"].as_array_mut().expect("versions").push(second);
+    t.post(DEFINITIONS, &definition).await.expect(201);
+    t.served("things").await;
+    for port in [json!(80), json!("http")] {
+        let name = format!("p{}", port.to_string().trim_matches('"'));
+        t.post(&t.custom("things"), &t.thing(&name, json!({"port": port}))).await.expect(201);
+    }
+    t.post(&t.custom("things"), &t.thing("bad", json!({"port": 1.5}))).await.fails(422, "Invalid");
+    let template = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "foo": "y"}, "data": {"a": "b"}});
+    let made = t.post(&t.custom("things"), &t.thing("e", json!({"template": template}))).await.expect(201);
+    assert_eq!(made["spec"]["template"]["metadata"], json!({"name": "x"}));
+    assert_eq!(made["spec"]["template"]["data"], json!({"a": "b"}));
+    let path = format!("/apis/{}/v2/namespaces/{}/things/p80", t.group, t.namespace);
+    let other = t.get(&path).await.expect(200);
+    assert_eq!(
+        (&other["apiVersion"], &other["spec"]["port"]),
+        (&json!(format!("{}/v2", t.group)), &json!(80))
+    );
+}
+
+#[tokio::test]
+async fn case_66_a_definition_goes_when_its_objects_are_gone() {
+    let t = Target::case(66).await;
+    let definition = format!("{DEFINITIONS}/things.{}", t.group);
+    let text = json!({"type": "object", "properties": {"color": {"type": "string"}, "replicas": {"type": "integer"}}});
+    t.define(text).await;
+    let mut thing = t.thing("x", json!({"color": "red"}));
+    thing["metadata"]["finalizers"] = json!(["x.io/a"]);
+    t.post(&t.custom("things"), &thing).await.expect(201);
+    t.delete(&definition, &json!({})).await.expect(200);
+    t.until(&t.custom("things/x"), |reply| reply.text().contains("deletionTimestamp")).await;
+    let terminating = |object: &Value| {
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|condition| condition["type"] == "Terminating" && condition["status"] == "True")
+    };
+    assert!(terminating(&t.get(&definition).await.expect(200)));
+    t.patch(&t.custom("things/x"), MERGE, &json!({"metadata": {"finalizers": null}})).await.expect(200);
+    t.until(&definition, |reply| reply.status == 404).await;
+    t.until(&t.custom("things"), |reply| reply.status == 404).await;
+    t.define(json!({"type": "object", "properties": {"color": {"type": "integer"}, "replicas": {"type": "integer"}}})).await;
+    t.post(&t.custom("things"), &t.thing("y", json!({"color": "red"}))).await.fails(422, "Invalid");
+}

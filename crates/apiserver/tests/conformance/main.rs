@@ -8,10 +8,12 @@
 
 mod target;
 
+mod access;
 mod apply;
 mod definitions;
 mod deletes;
 mod formats;
+mod kinds;
 mod reads;
 mod watches;
 mod writes;

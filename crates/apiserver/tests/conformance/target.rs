@@ -21,6 +21,8 @@ pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 
 /// Nothing here may take longer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait before looking again.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The cluster to test instead of this crate's server.
 const VARIABLE: &str = "CONFORMANCE_KUBECONFIG";
 
@@ -30,7 +32,7 @@ pub(crate) struct Target {
     pub(crate) namespace: String,
     pub(crate) group: String,
     /// Kept so that the server runs as long as the case.
-    _server: Option<ApiServerHandle>,
+    server: Option<ApiServerHandle>,
 }
 
 impl Target {
@@ -57,11 +59,16 @@ impl Target {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let unique = format!("c{number}-{now:x}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let group = format!("{unique}.conformance.example.com");
-        let target = Self { client, namespace: unique, group, _server: server };
+        let target = Self { client, namespace: unique, group, server };
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": target.namespace}});
         target.post("/api/v1/namespaces", &namespace).await.expect(201);
         target
+    }
+
+    /// Whether this crate's server is tested.
+    pub(crate) fn is_own_server(&self) -> bool {
+        self.server.is_some()
     }
 
     /// The path of a core resource in the case's namespace.
@@ -108,12 +115,28 @@ impl Target {
     /// Waits until a resource of the case's group answers.
     pub(crate) async fn served(&self, plural: &str) {
         let path = self.custom(plural);
+        self.until(&path, |reply| reply.status == StatusCode::OK).await;
+    }
+
+    /// Waits until a GET is answered so.
+    pub(crate) async fn until(&self, path: &str, is_so: impl Fn(&Reply) -> bool) {
         let answers = async {
-            while self.get(&path).await.status != StatusCode::OK {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+            while !is_so(&self.get(path).await) {
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
-        timeout(PATIENCE, answers).await.expect("the kind is served in time");
+        timeout(PATIENCE, answers).await.unwrap_or_else(|_| panic!("{path} does not become so in time"));
+    }
+
+    /// Waits until another user may GET a path, as a real server learns of roles by a watch.
+    pub(crate) async fn until_allowed(&self, path: &str, user: &str) {
+        let headers = [("impersonate-user", user)];
+        let answers = async {
+            while self.send(Method::GET, path, &headers, Bytes::new()).await.status == StatusCode::FORBIDDEN {
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        };
+        timeout(PATIENCE, answers).await.unwrap_or_else(|_| panic!("{user} may not get {path} in time"));
     }
 
     /// A thing of the case's group.

@@ -108,3 +108,30 @@ async fn case_22_initial_events_are_only_for_watches_that_say_how_old() {
         assert_eq!(status["details"]["kind"], "ListOptions");
     }
 }
+
+#[tokio::test]
+async fn case_24_watchers_and_lists_agree_under_parallel_writes() {
+    let t = Target::case(24).await;
+    let list = t.get(&t.core("secrets")).await.expect(200);
+    let path = t.core(&format!("secrets?watch=true&resourceVersion={}", version(&list)));
+    let (mut one, mut two) = (t.watch(&path).await, t.watch(&path).await);
+    let secrets = t.core("secrets");
+    let writes = (0..100).map(|index| {
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("s{index}")}});
+        let (t, secrets) = (&t, &secrets);
+        async move { t.post(secrets, &secret).await.expect(201) }
+    });
+    futures::future::join_all(writes).await;
+    let mut seen = Vec::new();
+    for _ in 0..100 {
+        let (first, second) = (one.next().await.expect("an event"), two.next().await.expect("an event"));
+        assert_eq!(first, second);
+        assert_eq!(first["type"], "ADDED");
+        seen.push(first["object"]["metadata"]["name"].as_str().expect("a name").to_owned());
+    }
+    seen.sort();
+    let list = t.get(&secrets).await.expect(200);
+    let mut listed = names(&list);
+    listed.sort_unstable();
+    assert_eq!(seen, listed);
+}

@@ -41,6 +41,26 @@ async fn objects_are_created_read_patched_and_deleted() {
     assert!(maps.get_opt("one").await.expect("an answer").is_none());
 }
 
+#[tokio::test]
+async fn objects_are_applied_with_owners_and_conflicts() {
+    let cluster = Cluster::start().await;
+    let maps: Api<ConfigMap> = Api::namespaced(client(&cluster).await, "default");
+    let config = |value: &str| {
+        Patch::Apply(
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "one" }, "data": { "key": value } }),
+        )
+    };
+    let made = maps.patch("one", &PatchParams::apply("first"), &config("1")).await.expect("applied");
+    let entry = made.managed_fields().first().expect("an entry");
+    assert_eq!((entry.manager.as_deref(), entry.operation.as_deref()), (Some("first"), Some("Apply")));
+    let refused =
+        maps.patch("one", &PatchParams::apply("second"), &config("2")).await.expect_err("a conflict");
+    assert!(matches!(refused, kube::Error::Api(status) if status.reason == "Conflict"));
+    let forced =
+        maps.patch("one", &PatchParams::apply("second").force(), &config("2")).await.expect("applied");
+    assert_eq!(forced.managed_fields().len(), 1);
+}
+
 /// The names that a watcher reports first, and then one change.
 async fn check_watcher(config: watcher::Config) {
     let cluster = Cluster::start().await;
