@@ -21,6 +21,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("a_flow_without_conntrack_entry_never_leaves_with_another_source", entries_deleted),
 ];
 
+/// Takes something away; says how much.
+type Damage = fn(&mut Kernel) -> Result<usize>;
+
 /// What is ours in a kernel besides the table, as text.
 fn ours(kernel: &mut Kernel) -> Result<BTreeSet<String>> {
     let rules = kernel.route.rules()?.into_iter().filter(|rule| rule.mark & BASE_MASK == BASE);
@@ -40,7 +43,7 @@ fn repaired(world: &World) -> Result<()> {
     let sequence = Sequence::start(&pod.netns, &server, "drift")?;
     sequence.flow_on(world, 20)?;
     let gateway = scene.carrier("test")?;
-    let damages: [(&str, &str, fn(&mut Kernel) -> Result<usize>); 4] = [
+    let damages: [(&str, &str, Damage); 4] = [
         ("the source's rules", PLAIN, |kernel| {
             let rules = kernel.route.rules()?.into_iter().filter(|rule| rule.mark & BASE_MASK == BASE);
             rules

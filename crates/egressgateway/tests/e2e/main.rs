@@ -7,11 +7,7 @@
 //! `cargo test --package egressgateway --test e2e [PART OF A NAME]`. Runs as root, or rootless where user namespaces are
 //! allowed; says so and does nothing where neither is.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "clippy knows no tests without the standard harness"
-)]
+#![expect(clippy::indexing_slicing, reason = "clippy knows no tests without the standard harness")]
 
 mod destinations;
 mod drift;

@@ -223,13 +223,6 @@ impl World {
         Ok(())
     }
 
-    /// Changes an object of ours by a merge patch.
-    pub(crate) fn patch(&self, kind: &str, namespace: Option<&str>, name: &str, patch: &Value) -> Result<()> {
-        let api = self.ours(kind, namespace);
-        self.answered(api.patch(name, &PatchParams::default(), &Patch::Merge(patch)))?;
-        Ok(())
-    }
-
     /// Deletes an object of ours.
     pub(crate) fn delete(&self, kind: &str, namespace: Option<&str>, name: &str) -> Result<()> {
         self.answered(self.ours(kind, namespace).delete(name, &DeleteParams::default()))?;
