@@ -51,6 +51,22 @@ pub fn default(info: &ResourceInfo, object: &mut Value) {
             pod_defaults::default_template(spec);
         }
         ("apps", "daemonsets") => daemon_set(meta::map_mut(map, "spec")),
+        ("apps", "statefulsets") => stateful_set(meta::map_mut(map, "spec")),
+        ("batch", "jobs") => job(meta::map_mut(map, "spec")),
+        ("batch", "cronjobs") => {
+            let spec = meta::map_mut(map, "spec");
+            or_text(spec, "concurrencyPolicy", "Allow");
+            or_insert(spec, "suspend", false);
+            or_insert(spec, "successfulJobsHistoryLimit", 3);
+            or_insert(spec, "failedJobsHistoryLimit", 1);
+            pod_defaults::default_template(meta::map_mut(meta::map_mut(spec, "jobTemplate"), "spec"));
+        }
+        ("networking.k8s.io", "networkpolicies") => {
+            let spec = meta::map_mut(map, "spec");
+            let egress = spec.get("egress").is_some_and(|rules| !rules.is_null());
+            let types = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+            or_insert(spec, "policyTypes", types);
+        }
         ("discovery.k8s.io", "endpointslices") => maps_in(map, "ports").for_each(|port| {
             or_text(port, "protocol", "TCP");
             or_insert(port, "name", "");
@@ -64,6 +80,55 @@ pub fn default(info: &ResourceInfo, object: &mut Value) {
         ("apiextensions.k8s.io", "customresourcedefinitions") => crd::default(object),
         _ => {}
     }
+}
+
+fn stateful_set(spec: &mut Map<String, Value>) {
+    or_insert(spec, "replicas", 1);
+    or_text(spec, "podManagementPolicy", "OrderedReady");
+    or_insert(spec, "revisionHistoryLimit", 10);
+    let strategy = meta::map_mut(spec, "updateStrategy");
+    or_text(strategy, "type", "RollingUpdate");
+    if strategy.get("type").and_then(Value::as_str) == Some("RollingUpdate") {
+        or_insert(meta::map_mut(strategy, "rollingUpdate"), "partition", 0);
+    }
+    let kept = json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
+    or_insert(spec, "persistentVolumeClaimRetentionPolicy", kept);
+    pod_defaults::default_template(spec);
+}
+
+fn job(spec: &mut Map<String, Value>) {
+    let is_absent = |spec: &Map<String, Value>, key: &str| spec.get(key).is_none_or(Value::is_null);
+    if is_absent(spec, "completions") && is_absent(spec, "parallelism") {
+        spec.insert("completions".to_owned(), 1.into());
+    }
+    or_insert(spec, "parallelism", 1);
+    or_insert(spec, "backoffLimit", 6);
+    or_text(spec, "completionMode", "NonIndexed");
+    or_insert(spec, "suspend", false);
+    or_insert(spec, "manualSelector", false);
+    or_text(spec, "podReplacementPolicy", "TerminatingOrFailed");
+    pod_defaults::default_template(spec);
+}
+
+/// Gives a job a selector and its pods the labels that it selects, unless its writer wants to do so.
+pub(super) fn select_pods_of_job(job: &mut Value) {
+    let (name, uid) = (meta::name(job).to_owned(), meta::uid(job).to_owned());
+    let spec = meta::map_mut(meta::map_of(job), "spec");
+    if spec.get("manualSelector").and_then(Value::as_bool) == Some(true) {
+        return;
+    }
+    let template = meta::map_mut(meta::map_mut(spec, "template"), "metadata");
+    let labels = meta::map_mut(template, "labels");
+    for (key, value) in [
+        ("batch.kubernetes.io/controller-uid", &uid),
+        ("batch.kubernetes.io/job-name", &name),
+        ("controller-uid", &uid),
+        ("job-name", &name),
+    ] {
+        labels.insert(key.to_owned(), Value::from(value.as_str()));
+    }
+    let selector = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
+    spec.insert("selector".to_owned(), selector);
 }
 
 /// Each namespace can be selected by its name.
@@ -177,6 +242,8 @@ fn webhook(hook: &mut Map<String, Value>, mutating: bool) {
 pub(super) fn initial_status(info: &ResourceInfo, object: &mut Value) {
     let status = match info.plural.as_str() {
         "replicasets" => json!({"replicas": 0}),
+        "statefulsets" => json!({"availableReplicas": 0, "replicas": 0}),
+        "ingresses" => json!({"loadBalancer": {}}),
         "daemonsets" => json!({
             "currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0,
         }),

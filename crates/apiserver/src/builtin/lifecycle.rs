@@ -37,7 +37,14 @@ pub fn prepare_create(info: &ResourceInfo, object: &mut Value, ctx: &mut Context
             meta::map_of(object).insert("status".to_owned(), json!({"loadBalancer": {}}));
             super::defaults::choose_address_families(object);
         }
-        ("apps", "deployments" | "replicasets" | "daemonsets") => {
+        ("batch", "jobs") => {
+            super::defaults::select_pods_of_job(object);
+            super::defaults::initial_status(info, object);
+        }
+        ("batch", "cronjobs") | ("", "resourcequotas") | ("networking.k8s.io", "ingresses") => {
+            super::defaults::initial_status(info, object);
+        }
+        ("apps", "deployments" | "replicasets" | "daemonsets" | "statefulsets") => {
             super::defaults::initial_status(info, object)
         }
         ("apiextensions.k8s.io", "customresourcedefinitions") => super::crd::prepare_create(object),

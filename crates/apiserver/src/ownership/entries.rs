@@ -125,12 +125,10 @@ pub(crate) fn decode(managed_fields: Value) -> Option<Vec<Entry>> {
 
 /// The `managedFields` in their order; `None` if there are none.
 pub(crate) fn encode(mut entries: Vec<Entry>) -> Option<Value> {
-    entries.sort_by(|a, b| {
-        let key = |entry: &Entry| (entry.operation, entry.time.clone(), entry.manager.clone());
-        key(a)
-            .cmp(&key(b))
-            .then_with(|| (&a.api_version, &a.subresource).cmp(&(&b.api_version, &b.subresource)))
-    });
+    fn key(entry: &Entry) -> (Operation, &str, &str, &str, &str) {
+        (entry.operation, &entry.time, &entry.manager, &entry.api_version, &entry.subresource)
+    }
+    entries.sort_by(|a, b| key(a).cmp(&key(b)));
     (!entries.is_empty()).then(|| Value::Array(entries.into_iter().map(Entry::encode).collect()))
 }
 

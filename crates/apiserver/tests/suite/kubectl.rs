@@ -449,6 +449,11 @@ async fn verbs_with_protobuf_bodies_work() {
     kubectl.ok(&["create", "rolebinding", "b", "-n", "x", "--role=reader", "--serviceaccount=x:robot"]).await;
     kubectl.ok(&["create", "pdb", "p", "-n", "x", "--selector=a=b", "--min-available=1"]).await;
     kubectl.ok(&["create", "priorityclass", "high", "--value=1000"]).await;
+    kubectl.ok(&["create", "quota", "q", "-n", "x", "--hard=pods=1"]).await;
+    kubectl.ok(&["create", "ingress", "i", "-n", "x", "--rule=a.b/c=web:80"]).await;
+    kubectl.ok(&["create", "job", "j", "-n", "x", "--image=i:1"]).await;
+    assert_eq!(kubectl.ok(&["get", "job", "j", "-n", "x", "-o", "jsonpath={.spec.backoffLimit}"]).await, "6");
+    kubectl.ok(&["create", "cronjob", "cj", "-n", "x", "--image=i:1", "--schedule=* * * * *"]).await;
     let token = kubectl.ok(&["create", "token", "robot", "-n", "x"]).await;
     assert_eq!(token.trim().split('.').count(), 3, "{token}");
     assert!(kubectl.ok(&["auth", "whoami"]).await.contains("kubernetes-admin"));
