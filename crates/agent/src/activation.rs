@@ -54,7 +54,7 @@ impl Activation {
                 self.waiting.insert(key.clone(), Waiting { until: now + PATIENCE, pods });
             }
             let Some(waiting) = self.waiting.get(key) else { continue };
-            if waiting.until <= now || waiting.pods.is_empty() || policy.eip.as_ref().is_some_and(&is_ready) {
+            if waiting.until <= now || policy.pods.is_empty() || policy.eip.as_ref().is_some_and(&is_ready) {
                 self.waiting.remove(key);
                 continue;
             }
@@ -62,6 +62,7 @@ impl Activation {
                 let addresses = pods.get(pod).map(|pod| &pod.addresses);
                 addresses.is_some() && waiting.pods.get(pod) == addresses
             };
+            policy.is_young = policy.eip.is_none();
             policy.pods.retain(|pod| !is_old(pod));
         }
         self.seen = Some(keys);
@@ -95,6 +96,7 @@ mod tests {
             pods: pods.keys().cloned().collect(),
             destinations: Destinations::Outside,
             eip,
+            is_young: false,
             gateway: String::new(),
         };
         NodeView { pods, policies: vec![policy], ..NodeView::default() }
@@ -127,6 +129,8 @@ mod tests {
             let mut view = view(&pods, eip);
             activation.apply(&mut view, Some(&before), now, |_| ready);
             assert_eq!(selected(&view), expected);
+            // What the new pod sends before an EIP is chosen waits for it.
+            assert_eq!(view.policies.iter().any(|policy| policy.is_young), eip.is_none());
         }
         assert_eq!(activation.next(), None);
     }

@@ -283,6 +283,7 @@ fn policy_view(objects: &Objects, policy: &PlacedPolicy, pods: &BTreeSet<PodKey>
             Destinations::Subnets(policy.policy.destinations.clone())
         },
         eip,
+        is_young: false,
         gateway: policy.policy.gateway.clone().or_else(by_eip).unwrap_or_default(),
     }
 }

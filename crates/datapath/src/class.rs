@@ -12,7 +12,7 @@ use model::interval_map::IntervalMap;
 use model::policy::PolicyKey;
 use model::pool::{Family, to_number};
 
-use crate::numbering::{Numbering, PENDING_MARK};
+use crate::numbering::{HOLD_MARK, Numbering, PENDING_MARK};
 use crate::view::{Destinations, NodeView, PodKey, PolicyView};
 
 /// What never leaves a link or a host, and so is selected only by a `destSubnet` that names it. Link-local holds node-local
@@ -71,6 +71,7 @@ pub fn destinations(
         let mark = match &policy.eip {
             Some(eip) if !has_family(eip, family) => continue,
             Some(eip) => numbering.id(eip).map_or(PENDING_MARK, |id| id.ct_mark()),
+            None if policy.is_young => HOLD_MARK,
             None => PENDING_MARK,
         };
         let precedence = &policy.precedence;

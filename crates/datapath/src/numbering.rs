@@ -17,6 +17,9 @@ mod recover;
 /// The id that no EIP ever gets: what a policy without EIP marks, and what has no way out.
 pub const PENDING_MARK: u32 = model::mark::BASE | EgressId::MAX;
 
+/// The id that stands for an EIP that is being chosen: new connections with it wait.
+pub const HOLD_MARK: u32 = model::mark::BASE | (EgressId::MAX - 1);
+
 /// The connection mark of flows that left as if no policy selected them, by
 /// [`NoGatewayAction::Direct`](crate::view::NoGatewayAction::Direct). They stay so.
 pub const DIRECT_MARK: u32 = model::mark::BASE;
@@ -91,7 +94,7 @@ impl Numbering {
         self.ids.retain(|eip, id| view.eips.contains_key(eip) || held.contains(id));
         let mut taken: BTreeSet<u32> = self.ids.values().chain(held).map(|id| id.number()).collect();
         for eip in view.eips.keys().filter(|eip| !self.ids.contains_key(eip)).copied().collect::<Vec<_>>() {
-            match lowest_free(&taken, 1, EgressId::MAX - 1).and_then(EgressId::new) {
+            match lowest_free(&taken, 1, EgressId::MAX - 2).and_then(EgressId::new) {
                 Some(id) => {
                     taken.insert(id.number());
                     self.ids.insert(eip, id);

@@ -194,6 +194,8 @@ pub struct PolicyView {
     pub destinations: Destinations,
     /// The EIP that they leave with; while there is none, they are treated as if no gateway lived
     pub eip: Option<EipPair>,
+    /// Whether it was made so lately that its EIP is likely to be on its way; new connections wait for it then
+    pub is_young: bool,
     /// Name of the EgressGateway
     pub gateway: String,
 }

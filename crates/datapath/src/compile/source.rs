@@ -15,7 +15,7 @@ use super::family::Family;
 use super::names::*;
 use crate::class::{ClassDestinations, classes, destinations};
 use crate::nft::{ChainKind, DataType, FieldType, Hook, Key, Load, Statement, Table, Target, Value};
-use crate::numbering::DIRECT_MARK;
+use crate::numbering::{DIRECT_MARK, HOLD_MARK};
 use crate::view::SourceEip;
 
 /// `RTN_LOCAL` and `RTN_BROADCAST`: what the routing table calls an address of this host and a network's broadcast.
@@ -231,7 +231,7 @@ fn way(context: &Context<'_>, eip: &model::EipPair, source: &SourceEip) -> Way {
 fn id_sets(context: &Context<'_>, table: &mut Table) {
     let mut local = Vec::new();
     let mut slot_of_id = Vec::new();
-    let mut unleased = Vec::new();
+    let mut unleased = vec![HOLD_MARK.to_ne_bytes().to_vec()];
     for (eip, source) in &context.view.eips {
         let Some(id) = context.numbering.id(eip) else {
             continue;

@@ -93,6 +93,7 @@ pub(crate) fn policy(name: &str, pods: &[&str], destinations: &[&str], eip: Opti
             Destinations::Subnets(destinations)
         },
         eip,
+        is_young: false,
         gateway: "default".to_owned(),
     }
 }

@@ -198,3 +198,16 @@ fn the_bits_of_a_mark_that_are_others_stay() {
         matches!(outcome, Outcome::Sent { device, packet, .. } if device == "egress.vxlan" && packet.mark == 0x4000)
     );
 }
+
+#[test]
+fn while_an_eip_is_being_chosen_new_connections_wait_and_are_refused_only_when_there_is_none() {
+    let mut cluster = Cluster::new();
+    for (is_young, counter) in [(true, "hold_no_lease"), (false, "refuse_no_gateway")] {
+        cluster.change(|view| {
+            let policy = &mut view.policies[0];
+            (policy.eip, policy.is_young) = (None, is_young);
+        });
+        let (_, outcome) = lost(Some(cluster.pod_sends("node-1", 5, tcp(1, 443), SERVER)));
+        assert_eq!((outcome == Outcome::Dropped, cluster.counter("node-1", counter)), (is_young, 1));
+    }
+}
