@@ -3,7 +3,8 @@
 //! ```text
 //!   socket -> http (TLS, auth, routing) -> store -> event log -> watch streams -> socket
 //!                    |                      |
-//!                    |                      +-- schema, patch, selector, builtin (pure functions)
+//!                    |                      +-- schema, patch, ownership, selector, builtin (pure functions)
+//!                    +-- protobuf (bodies of typed clients, to the JSON that others send)
 //!                    +-- discovery, openapi, table (renderings of the registry and of objects)
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! - One counter numbers all writes. The number is taken in the same call that appends to the event log, so a
 //!   response, a watch event and a later read show the same `resourceVersion`.
 //! - Every failure that a client can see is a [`status_error::StatusError`], in the wording that clients parse.
+//! - Every write says in `managedFields` who owns what it changed; only [`store::Store`] computes that.
 //! - Everything a client can grow (bodies, objects, history, watch buffers) has a limit in [`limits::Limits`].
 
 pub mod auth;
