@@ -2,9 +2,11 @@
 
 mod programs;
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 
 use crate::steps::{self, Outcome};
@@ -12,6 +14,10 @@ use programs::{Programs, find_go};
 
 /// Name of the lab that `up` starts.
 const NAME: &str = "real";
+/// Name of the lab that tests start.
+const TEST_NAME: &str = "real-test";
+/// Says to the conformance tests which cluster to run on.
+const CONFORMANCE_VARIABLE: &str = "CONFORMANCE_KUBECONFIG";
 /// Says to the lab, and to tests that start one, where Kubernetes' programs are.
 const PROGRAMS_VARIABLE: &str = "EGRESSGATEWAY_KUBERNETES";
 /// Says to tests which API server their lab is to have.
@@ -20,11 +26,11 @@ const SERVER_VARIABLE: &str = "EGRESSGATEWAY_LAB_API_SERVER";
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(subcommand)]
-    command: Command,
+    action: Action,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum Action {
     /// Build the programs and say where they are
     Build {
         /// Also those that only tests need: kubectl and Helm
@@ -43,14 +49,14 @@ enum Command {
 }
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
-    match &options.command {
-        Command::Build { clients } => with_programs(root, *clients, |programs| {
+    match &options.action {
+        Action::Build { clients } => with_programs(root, *clients, |programs| {
             println!("{}", programs.directory().display());
             Ok(())
         }),
-        Command::Up => with_programs(root, false, |programs| up(root, programs)),
-        Command::Down => egressgateway(root, &["lab", "down", "--name", NAME], &[]),
-        Command::Test { filter } => {
+        Action::Up => with_programs(root, false, |programs| up(root, programs)),
+        Action::Down => egressgateway(root, &["lab", "down", "--name", NAME], &[]),
+        Action::Test { filter } => {
             with_programs(root, false, |programs| test(root, programs, filter.as_deref()))
         }
     }
@@ -82,10 +88,57 @@ fn up(root: &Path, programs: &Programs) -> Result<()> {
 }
 
 fn test(root: &Path, programs: &Programs, filter: Option<&str>) -> Result<()> {
-    let mut arguments = vec!["test", "--package", "egressgateway", "--test", "e2e", "--"];
-    arguments.extend(filter);
+    // Each suite of tests says by itself what it missed; the second runs even if the first fails.
+    let conformance = conformance(root, programs, filter);
     let path = programs.path();
-    steps::run(root, "cargo", &arguments, &[(SERVER_VARIABLE, "real"), (PROGRAMS_VARIABLE, &path)])
+    let environment = [(SERVER_VARIABLE, "real"), (PROGRAMS_VARIABLE, path.as_str())];
+    let end_to_end = cargo_test(root, "egressgateway", "e2e", filter, &environment);
+    conformance.and(end_to_end)
+}
+
+/// The API server's contract, on a cluster with nothing in it.
+fn conformance(root: &Path, programs: &Programs, filter: Option<&str>) -> Result<()> {
+    let path = programs.path();
+    let up = ["lab", "up", "--name", TEST_NAME, "--api-server", "real", "--nodes", "1", "--no-install"];
+    egressgateway(root, &up, &[(PROGRAMS_VARIABLE, &path)])?;
+    let outcome = write_kubeconfig(root).and_then(|kubeconfig| {
+        let file = kubeconfig.to_str().context("the path of the tree is no UTF-8")?;
+        cargo_test(root, "apiserver", "conformance", filter, &[(CONFORMANCE_VARIABLE, file)])
+    });
+    outcome.and(egressgateway(root, &["lab", "down", "--name", TEST_NAME], &[]))
+}
+
+/// The lab keeps its own copy where only it knows.
+fn write_kubeconfig(root: &Path) -> Result<PathBuf> {
+    let mut command = Command::new("cargo");
+    command.args([
+        "run",
+        "--quiet",
+        "--package",
+        "egressgateway",
+        "--",
+        "lab",
+        "kubeconfig",
+        "--name",
+        TEST_NAME,
+    ]);
+    let output = command.current_dir(root).output().context("can't start cargo")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    let path = root.join("target/real-cluster.kubeconfig");
+    fs::create_dir_all(root.join("target")).and_then(|()| fs::write(&path, &output.stdout))?;
+    path.canonicalize().context("find the kubeconfig")
+}
+
+fn cargo_test(
+    root: &Path,
+    package: &str,
+    suite: &str,
+    filter: Option<&str>,
+    environment: &[(&str, &str)],
+) -> Result<()> {
+    let mut arguments = vec!["test", "--package", package, "--test", suite, "--"];
+    arguments.extend(filter);
+    steps::run(root, "cargo", &arguments, environment)
 }
 
 fn egressgateway(root: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Result<()> {

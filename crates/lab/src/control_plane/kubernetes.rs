@@ -193,6 +193,8 @@ impl Kubernetes {
             // Nothing translates Service addresses here: webhooks are called at their endpoints.
             ("enable-aggregator-routing", "true"),
             ("allow-privileged", "true"),
+            // Nobody resolves the names of nodes.
+            ("kubelet-preferred-address-types", "InternalIP"),
             ("profiling", "false"),
         ])
     }
