@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::Scenario;
 use crate::scene::{Scene, TestPod};
-use crate::traffic::{self, Server};
+use crate::traffic::{self, Sequence, Server};
 use crate::world::{GATEWAYS, NODES, OUTSIDE, PLAIN, World};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -16,6 +16,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("priority_and_then_the_most_specific_destination_win", overlapping),
     ("pods_that_no_policy_selects_are_left_alone", unselected),
     ("a_pod_that_starts_under_a_policy_never_leaves_otherwise", starting),
+    ("flows_keep_their_way_whatever_policies_do", flows_keep_their_way),
     ("a_cluster_policy_selects_pods_of_chosen_namespaces", cluster_policy),
 ];
 
@@ -135,6 +136,41 @@ fn starting(world: &World) -> Result<()> {
         })?;
         let sources = world.sources_at(server.port())?;
         ensure!(sources == BTreeSet::from([scene.eip(0)]), "a new pod on {node} was seen as {sources:?}");
+    }
+    Ok(())
+}
+
+fn flows_keep_their_way(world: &World) -> Result<()> {
+    let scene = Scene::new(world, "flows", 209)?;
+    for (number, node) in [PLAIN, GATEWAYS[0]].into_iter().enumerate() {
+        let server = world.serve()?;
+        let pod = scene.pod(&format!("app-{number}"), node)?;
+        let older = Sequence::start(&pod.netns, &server, "older")?;
+        older.flow_on(world, 5)?;
+        scene.policy(
+            "test",
+            json!({
+                "appliedTo": {"podSelector": {"matchLabels": {"app": format!("app-{number}")}}},
+                "destSubnet": ["10.6.168.63/32"],
+            }),
+        )?;
+        world.until_seen_as(&pod.netns, scene.eip(0))?;
+        let younger = Sequence::start(&pod.netns, &server, "younger")?;
+        younger.flow_on(world, 5)?;
+        older.flow_on(world, 5)?;
+        world.delete("EgressPolicy", Some(scene.name), "test")?;
+        world.until_seen_as(&pod.netns, node_address(node)?)?;
+        for (sequence, address) in [(older, node_address(node)?), (younger, scene.eip(0))] {
+            sequence.flow_on(world, 5)?;
+            let sent = sequence.end(&server)?;
+            ensure!(
+                sent.addresses() == BTreeSet::from([address]),
+                "{node}: {:?}, not {address}",
+                sent.sources
+            );
+            ensure!(sent.sources.len() == 1, "{node}: several ports: {:?}", sent.sources);
+            ensure!(sent.lost.is_empty(), "{node}: {} of {} lost", sent.lost.len(), sent.count);
+        }
     }
     Ok(())
 }
