@@ -100,6 +100,8 @@ async fn case_78_eviction_and_binding() {
     assert_eq!(status["details"]["causes"][0]["reason"], "DisruptionBudget");
     let mut free = pod("q");
     free["spec"]["nodeName"] = json!("");
+    // A cluster's own scheduler leaves it alone then.
+    free["spec"]["schedulerName"] = json!("nobody");
     t.post(&t.core("pods"), &free).await.expect(201);
     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "q"},
         "target": {"apiVersion": "v1", "kind": "Node", "name": "no-such-node"}});
