@@ -37,7 +37,7 @@ impl Plain {
         cable((&node, "10.2.0.1/24"), (&gateway, "10.2.0.2/24"), "n")?;
         cable((&gateway, "10.3.0.1/24"), (&outside, "10.3.0.2/24"), "g")?;
         for router in [&node, &gateway] {
-            router.run(|| sysctl::write("net/ipv4/ip_forward", "1"))??;
+            router.run(|| sysctl::write("ipv4/ip_forward", "1"))??;
         }
         default_route(&client, "10.1.0.1")?;
         default_route(&outside, "10.3.0.1")?;
