@@ -21,14 +21,21 @@ mod traffic;
 mod views;
 mod world;
 
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{getegid, geteuid};
+use nix::unistd::{Uid, getegid, geteuid};
 
 use world::World;
+
+/// Beginning of the name of a directory for users that have none.
+const RUNTIME_DIR: &str = "egressgateway-e2e-";
 
 /// Name and body of a scenario.
 type Scenario = (&'static str, fn(&World) -> anyhow::Result<()>);
@@ -94,6 +101,7 @@ fn main() -> ExitCode {
         println!("test the_lab_goes_down ... FAILED\n{error:#}");
         failed.push("the_lab_goes_down");
     }
+    remove_runtime_dir();
     let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
     println!("test result: {verdict}. {} passed; {} failed; {failed:?}", passed, failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -105,6 +113,7 @@ fn become_privileged() -> Result<(), String> {
     if user.is_root() {
         return Ok(());
     }
+    ensure_runtime_dir(user)?;
     unshare(CloneFlags::CLONE_NEWUSER)
         .map_err(|errno| format!("neither root nor user namespaces: {errno}"))?;
     let write = |path: &str, text: String| {
@@ -113,4 +122,30 @@ fn become_privileged() -> Result<(), String> {
     write("/proc/self/setgroups", "deny".to_owned())?;
     write("/proc/self/uid_map", format!("0 {user} 1"))?;
     write("/proc/self/gid_map", format!("0 {group} 1"))
+}
+
+/// Labs keep their files in a directory that is named after the user where XDG_RUNTIME_DIR names none; in a user namespace
+/// that would be root's. So this program is started again with one of its own.
+fn ensure_runtime_dir(user: Uid) -> Result<(), String> {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_some_and(|directory| !directory.is_empty()) {
+        return Ok(());
+    }
+    let directory = std::env::temp_dir().join(format!("{RUNTIME_DIR}{user}"));
+    match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(format!("making {}: {error}", directory.display()));
+        }
+        _ => {}
+    }
+    let mut again = Command::new("/proc/self/exe");
+    let error = again.args(std::env::args_os().skip(1)).env("XDG_RUNTIME_DIR", directory).exec();
+    Err(format!("starting this program again: {error}"))
+}
+
+/// Removes what [`ensure_runtime_dir`] made.
+fn remove_runtime_dir() {
+    let directory = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_default();
+    if directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(RUNTIME_DIR)) {
+        std::fs::remove_dir(directory).ok();
+    }
 }
