@@ -101,11 +101,20 @@ fn conformance(root: &Path, programs: &Programs, filter: Option<&str>) -> Result
     let path = programs.path();
     let up = ["lab", "up", "--name", TEST_NAME, "--api-server", "real", "--nodes", "1", "--no-install"];
     egressgateway(root, &up, &[(PROGRAMS_VARIABLE, &path)])?;
-    let outcome = write_kubeconfig(root).and_then(|kubeconfig| {
+    let outcome = forget_the_past(root).and_then(|()| write_kubeconfig(root)).and_then(|kubeconfig| {
         let file = kubeconfig.to_str().context("the path of the tree is no UTF-8")?;
         cargo_test(root, "apiserver", "conformance", filter, &[(CONFORMANCE_VARIABLE, file)])
     });
     outcome.and(egressgateway(root, &["lab", "down", "--name", TEST_NAME], &[]))
+}
+
+/// A server that has seen all of its cluster's life remembers every version; one that was restarted refuses old ones, as
+/// any does that is in use.
+fn forget_the_past(root: &Path) -> Result<()> {
+    for fault in ["stop-api-server", "start-api-server"] {
+        egressgateway(root, &["lab", "fault", "--name", TEST_NAME, fault], &[])?;
+    }
+    Ok(())
 }
 
 /// The lab keeps its own copy where only it knows.
