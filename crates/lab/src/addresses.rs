@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::rtnl::Mac;
+/// A hardware address.
+pub(crate) type Mac = [u8; 6];
 
 /// The most nodes that a lab can have: their last octets run from 11 to 210.
 pub const MAX_NODES: usize = 200;

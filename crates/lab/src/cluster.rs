@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Pod;
+use kernel::NftSocket;
+use kernel::link::{LinkKind, NewLink, Vxlan};
 use kube::api::ListParams;
 use kube::config::Kubeconfig;
 use kube::{Api, Client};
@@ -33,11 +35,9 @@ use crate::kubelet::Kubelet;
 use crate::kubelet::registry::{Registry, RunningPod};
 use crate::kubelet::streams::LabStreams;
 use crate::launch::{StartMessage, say};
-use crate::masquerade;
 use crate::netns::NetNs;
 use crate::node::Node;
 use crate::observer::{Observer, Sighting};
-use crate::rtnl::RouteSocket;
 use crate::state_dir::StateDir;
 use crate::world::{self, Key};
 use residents::Residents;
@@ -307,16 +307,18 @@ fn probe_kernel() -> Result<(), LabError> {
         hint: "it needs CONFIG_NET_NS",
         source,
     })?;
-    scratch.run(|| RouteSocket::open()?.add_vxlan("probe", 1, 7789)).map_err(|source| {
-        LabError::MissingKernelFeature {
-            feature: "VXLAN devices",
-            hint: "try `modprobe vxlan` as root",
-            source,
-        }
+    let vxlan = Vxlan { vni: 1, port: 7789, parent: None, local: None, learning: false };
+    let made =
+        scratch.links().and_then(|mut links| links.add_link(&NewLink::new("probe", LinkKind::Vxlan(vxlan))));
+    made.map_err(|source| LabError::MissingKernelFeature {
+        feature: "VXLAN devices",
+        hint: "try `modprobe vxlan` as root",
+        source: std::io::Error::other(source),
     })?;
-    scratch.run(masquerade::probe).map_err(|source| LabError::MissingKernelFeature {
+    let answered = NftSocket::open_in(scratch.inner()).and_then(|mut socket| socket.generation());
+    answered.map(drop).map_err(|source| LabError::MissingKernelFeature {
         feature: "nf_tables",
         hint: "try `modprobe nf_tables` as root",
-        source,
+        source: std::io::Error::other(source),
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            switch (bridge, 10.6.0.1, API server 10.6.0.10)
-//!      port-0 |      port-1 |      port-2 |           | outside
+//!     port-11 |     port-12 |     port-13 |           | outside
 //!        eth0 |        eth0 |        eth0 |           | eth0
 //!   controller-node-1  worker-node-1  worker-node-2   outside host 10.6.168.63
 //! ```
@@ -13,16 +13,22 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
+use kernel::RouteSocket;
+use kernel::link::{LinkChange, LinkKind, NewLink};
+use kernel::route::RouteEntry;
+use model::tunnel_mac::MacAddress;
+
 use crate::addresses::{
-    API_SERVER_PORT, API_SERVER_V4, API_SERVER_V6, NodeNumber, OUTSIDE_V4, OUTSIDE_V6, SWITCH_V4, SWITCH_V6,
-    default_v4, default_v6, on_fabric_v4, on_fabric_v6,
+    API_SERVER_PORT, API_SERVER_V4, API_SERVER_V6, Mac, NodeNumber, OUTSIDE_V4, OUTSIDE_V6, SWITCH_V4,
+    SWITCH_V6, default_v4, default_v6, on_fabric_v4, on_fabric_v6,
 };
-use crate::netns::{NetNs, write_sysctl};
-use crate::rtnl::{Mac, Route, RouteSocket};
+use crate::netns::NetNs;
 
 const BRIDGE: &str = "switch";
 const OUTSIDE_PORT: &str = "outside";
 const OUTSIDE_MAC: Mac = [0x02, 0x06, 0x00, 0x00, 0xa8, 63];
+/// The device by which everything is plugged in.
+pub(crate) const UPLINK: &str = "eth0";
 
 /// The switch and the outside host.
 #[derive(Debug)]
@@ -33,58 +39,57 @@ pub(crate) struct Fabric {
 
 impl Fabric {
     /// Builds the switch and plugs the outside host into it.
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let fabric = Self { switch: NetNs::new()?, outside: NetNs::new()? };
-        fabric.switch.run(|| {
-            quiet_ipv6()?;
-            let mut links = RouteSocket::open()?;
-            links.add_bridge(BRIDGE)?;
-            // The switch never asks for attention: no multicast snooping, so no querier timeouts.
-            std::fs::write(format!("/sys/class/net/{BRIDGE}/bridge/multicast_snooping"), "0").ok();
-            for address in [on_fabric_v4(SWITCH_V4), on_fabric_v4(API_SERVER_V4)] {
-                links.add_address(BRIDGE, address)?;
-            }
-            for address in [on_fabric_v6(SWITCH_V6), on_fabric_v6(API_SERVER_V6)] {
-                links.add_address(BRIDGE, address)?;
-            }
-            links.set_up(BRIDGE)
-        })?;
+        quiet_ipv6(&fabric.switch)?;
+        let mut links = fabric.switch.links()?;
+        links.add_link(&NewLink { up: true, ..NewLink::new(BRIDGE, LinkKind::Bridge) })?;
+        let bridge = links.index_of(BRIDGE)?;
+        for address in [on_fabric_v4(SWITCH_V4), on_fabric_v4(API_SERVER_V4)] {
+            links.add_address(bridge, address)?;
+        }
+        for address in [on_fabric_v6(SWITCH_V6), on_fabric_v6(API_SERVER_V6)] {
+            links.add_address(bridge, address)?;
+        }
+        quiet_ipv6(&fabric.outside)?;
         fabric.plug(OUTSIDE_PORT, OUTSIDE_MAC, &fabric.outside)?;
-        fabric.outside.run(|| {
-            quiet_ipv6()?;
-            let mut links = RouteSocket::open()?;
-            links.add_address("eth0", on_fabric_v4(OUTSIDE_V4))?;
-            links.add_address("eth0", on_fabric_v6(OUTSIDE_V6))?;
-            links.set_up("eth0")?;
-            add_default_routes(&mut links)
-        })?;
+        let mut links = fabric.outside.links()?;
+        let uplink = links.index_of(UPLINK)?;
+        links.add_address(uplink, on_fabric_v4(OUTSIDE_V4))?;
+        links.add_address(uplink, on_fabric_v6(OUTSIDE_V6))?;
+        add_default_routes(&mut links, uplink)?;
         Ok(fabric)
     }
 
-    /// Plugs a namespace into the switch; its end of the cable is called `eth0` and is still down.
-    fn plug(&self, port: &str, mac: Mac, namespace: &NetNs) -> io::Result<()> {
-        self.switch.run(|| {
-            let mut links = RouteSocket::open()?;
-            let [_, a, b, c, d, e] = mac;
-            links.add_veth(port, [0x06, a, b, c, d, e], "eth0", mac, std::os::fd::AsFd::as_fd(namespace))?;
-            links.set_bridge(port, BRIDGE)?;
-            links.set_up(port)
-        })
+    /// Plugs a namespace into the switch with a device [`UPLINK`], which is up.
+    fn plug(&self, port: &str, mac: Mac, namespace: &NetNs) -> kernel::Result<()> {
+        let kind = LinkKind::Veth { peer: UPLINK, peer_netns: Some(namespace.inner()) };
+        let mut ports = self.switch.links()?;
+        ports.add_link(&NewLink::new(port, kind))?;
+        let (bridge, index) = (ports.index_of(BRIDGE)?, ports.index_of(port)?);
+        ports.change_link(
+            index,
+            &LinkChange { up: Some(true), master: Some(bridge), ..LinkChange::default() },
+        )?;
+        let mut links = namespace.links()?;
+        let uplink = links.index_of(UPLINK)?;
+        let mac = Some(MacAddress(mac));
+        links.change_link(uplink, &LinkChange { up: Some(true), mac, ..LinkChange::default() })
     }
 
     /// Plugs a node's namespace into the switch.
-    pub(crate) fn plug_node(&self, node: NodeNumber, namespace: &NetNs) -> io::Result<()> {
+    pub(crate) fn plug_node(&self, node: NodeNumber, namespace: &NetNs) -> kernel::Result<()> {
         self.plug(&port_of(node), node.mac(), namespace)
     }
 
     /// Cuts a node's cable.
-    pub(crate) fn cut(&self, node: NodeNumber) -> io::Result<()> {
-        self.switch.run(|| RouteSocket::open()?.set_down(&port_of(node)))
+    pub(crate) fn cut(&self, node: NodeNumber) -> kernel::Result<()> {
+        self.switch.links()?.set_down(&port_of(node))
     }
 
     /// Repairs a node's cable.
-    pub(crate) fn heal(&self, node: NodeNumber) -> io::Result<()> {
-        self.switch.run(|| RouteSocket::open()?.set_up(&port_of(node)))
+    pub(crate) fn heal(&self, node: NodeNumber) -> kernel::Result<()> {
+        self.switch.links()?.set_up(&port_of(node))
     }
 
     /// Sockets that listen at the API server's addresses on the fabric.
@@ -109,23 +114,24 @@ impl Fabric {
 }
 
 /// Everything on the fabric reaches the rest of the world, if there were one, through the switch.
-pub(crate) fn add_default_routes(links: &mut RouteSocket) -> io::Result<()> {
+pub(crate) fn add_default_routes(links: &mut RouteSocket, uplink: u32) -> kernel::Result<()> {
     let routes = [(default_v4(), IpAddr::V4(SWITCH_V4)), (default_v6(), IpAddr::V6(SWITCH_V6))];
-    for (destination, via) in routes {
-        links.add_route("eth0", Route { destination, via: Some(via), onlink: false })?;
-    }
-    Ok(())
+    routes.iter().try_for_each(|(destination, via)| {
+        links.set_route(&RouteEntry::new(*destination, Some(uplink), Some(*via)))
+    })
 }
 
 /// No router solicitations, no duplicate address detection: the lab knows its addresses, and a second of
 /// "tentative" would be a second in which packets fail.
-pub(crate) fn quiet_ipv6() -> io::Result<()> {
-    for scope in ["all", "default"] {
-        write_sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
-        write_sysctl(&format!("net/ipv6/conf/{scope}/accept_ra"), "0")?;
-        write_sysctl(&format!("net/ipv6/conf/{scope}/router_solicitations"), "0")?;
-    }
-    Ok(())
+pub(crate) fn quiet_ipv6(namespace: &NetNs) -> kernel::Result<()> {
+    namespace.write_sysctls(&[
+        ("ipv6/conf/all/accept_dad", "0"),
+        ("ipv6/conf/all/accept_ra", "0"),
+        ("ipv6/conf/all/router_solicitations", "0"),
+        ("ipv6/conf/default/accept_dad", "0"),
+        ("ipv6/conf/default/accept_ra", "0"),
+        ("ipv6/conf/default/router_solicitations", "0"),
+    ])
 }
 
 fn port_of(node: NodeNumber) -> String {

@@ -40,7 +40,6 @@ pub mod nettools;
 mod node;
 mod observer;
 mod pods;
-mod rtnl;
 mod sandbox;
 mod state_dir;
 mod supervisor;

@@ -3,29 +3,23 @@
 //! Nothing is named under `/run/netns`: when the process that holds the descriptors dies, however it
 //! dies, the kernel takes the namespaces and everything in them away.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use nix::sched::{CloneFlags, setns, unshare};
+use kernel::{Netns, RouteSocket};
 
-/// One network namespace.
-#[derive(Debug)]
-pub(crate) struct NetNs {
-    file: File,
-}
+/// One network namespace, with its loopback device up.
+#[derive(Clone, Debug)]
+pub(crate) struct NetNs(Netns);
 
 impl NetNs {
-    /// Makes a new, empty namespace with its loopback device up.
+    /// Makes a new one with nothing else in it.
     pub(crate) fn new() -> io::Result<Self> {
-        let file = std::thread::spawn(|| -> io::Result<File> {
-            unshare(CloneFlags::CLONE_NEWNET)?;
-            crate::rtnl::RouteSocket::open()?.set_up("lo")?;
-            File::open("/proc/thread-self/ns/net")
-        })
-        .join()
-        .map_err(|_| io::Error::other("the thread that made a namespace panicked"))??;
-        Ok(Self { file })
+        let namespace = Netns::new().map_err(io::Error::other)?;
+        RouteSocket::open_in(&namespace)
+            .and_then(|mut links| links.set_up("lo"))
+            .map_err(io::Error::other)?;
+        Ok(Self(namespace))
     }
 
     /// Runs `work` inside the namespace, on a thread of its own, and waits for it.
@@ -36,36 +30,31 @@ impl NetNs {
         T: Send,
         F: FnOnce() -> io::Result<T> + Send,
     {
-        std::thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    setns(&self.file, CloneFlags::CLONE_NEWNET)?;
-                    work()
-                })
-                .join()
-                .map_err(|_| io::Error::other("a thread in a network namespace panicked"))?
-        })
+        self.0.run(work).map_err(io::Error::other)?
+    }
+
+    /// A socket for the namespace's links, addresses and routes.
+    pub(crate) fn links(&self) -> kernel::Result<RouteSocket> {
+        RouteSocket::open_in(&self.0)
+    }
+
+    /// Writes sysctls below `net`, such as `ipv4/ip_forward`.
+    pub(crate) fn write_sysctls(&self, values: &[(&str, &str)]) -> kernel::Result<()> {
+        self.0.run(|| values.iter().try_for_each(|(name, value)| kernel::sysctl::write(name, value)))?
+    }
+
+    /// The namespace as the kernel's crate knows it.
+    pub(crate) fn inner(&self) -> &Netns {
+        &self.0
     }
 
     /// The number of the descriptor that keeps the namespace alive, for `/proc/PID/fd/N`.
     pub(crate) fn descriptor(&self) -> RawFd {
-        self.file.as_raw_fd()
+        self.0.as_fd().as_raw_fd()
     }
 
     /// A second handle of the same namespace.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { file: self.file.try_clone()? })
+        Ok(self.clone())
     }
-}
-
-impl AsFd for NetNs {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-/// Writes one sysctl of the calling thread's network namespace, such as `net/ipv4/ip_forward`.
-pub(crate) fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
-    std::fs::write(format!("/proc/sys/{name}"), value)
-        .map_err(|error| io::Error::new(error.kind(), format!("sysctl {name}={value}: {error}")))
 }
