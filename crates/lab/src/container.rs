@@ -24,8 +24,8 @@ use crate::container::spec::{ContainerSpec, EnterSpec, Program};
 /// Where a pod finds this program under all its names.
 pub(crate) const PROGRAMS_DIR: &str = "/opt/egressgateway/bin";
 /// The names that this program answers to; `curl` serves machines that have none.
-pub(crate) const PROGRAM_NAMES: [&str; 6] =
-    ["agent", "controller", "egctl", "nettools-server", "nettools-client", "curl"];
+pub(crate) const PROGRAM_NAMES: [&str; 5] =
+    ["agent", "controller", "nettools-server", "nettools-client", "curl"];
 /// A pod's search path; the machine's own tools come first.
 pub(crate) const SEARCH_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/egressgateway/bin";
