@@ -14,6 +14,9 @@ pub(crate) struct Options {
     /// Leave out what needs no compiled tests to be run again: only the test programs
     #[arg(long)]
     tests_only: bool,
+    /// Also run the suites of the control plane on Kubernetes' own API server, built from source the first time
+    #[arg(long)]
+    real_cluster: bool,
     /// Test programs of this crate only
     #[arg(long, value_name = "CRATE")]
     package: Option<String>,
@@ -51,7 +54,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
             .map(|()| Outcome::Passed(String::new()))
     });
     report.step("tests", |count| tests(root, options, count, &mut skipped));
-    if options.package.is_none() {
+    if options.package.is_none() && options.real_cluster {
         report.step("tests on a real cluster", |_| real_cluster::test_step(root));
     }
     if report.print(&skipped) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
