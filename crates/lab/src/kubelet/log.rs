@@ -35,6 +35,8 @@ struct State {
     file: Option<File>,
     bytes: u64,
     ended: bool,
+    /// Whether the next run is waited for: then the one that ended is the previous one already.
+    between_runs: bool,
 }
 
 impl ContainerLog {
@@ -48,7 +50,7 @@ impl ContainerLog {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let run = state.run + 1;
         let file = OpenOptions::new().create(true).append(true).open(self.path(run))?;
-        *state = State { run, file: Some(file), bytes: 0, ended: false };
+        *state = State { run, file: Some(file), ..State::default() };
         drop(state);
         std::fs::remove_file(self.path(run.saturating_sub(2))).ok();
         self.tell();
@@ -62,6 +64,11 @@ impl ContainerLog {
         state.file = None;
         drop(state);
         self.tell();
+    }
+
+    /// The container will run again, but not yet.
+    pub(crate) fn wait_for_run(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).between_runs = true;
     }
 
     /// Writes down what a program says, until it closes its output.
@@ -121,8 +128,10 @@ impl ContainerLog {
 
     /// Reads the log as a client wants it; `None` if there was no such run.
     pub(crate) fn read(self: &Arc<Self>, request: &LogRequest) -> Option<LogStream> {
-        let run = self.state.lock().unwrap_or_else(PoisonError::into_inner).run;
-        let run = if request.previous { run.checked_sub(1)? } else { run };
+        let run = {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if request.previous && !state.between_runs { state.run.checked_sub(1)? } else { state.run }
+        };
         let file = File::open(self.path(run)).ok()?;
         let mut reader = Reader {
             log: Arc::clone(self),
@@ -294,5 +303,20 @@ mod tests {
         log.begin_run().expect("a file");
         let previous = log.read(&LogRequest { previous: true, ..LogRequest::default() }).expect("a run");
         assert_eq!(all(previous).await, "first\n");
+    }
+
+    #[tokio::test]
+    async fn while_a_restart_is_waited_for_the_run_that_ended_is_the_previous_one() {
+        let (_directory, log) = log();
+        Arc::clone(&log).record(&b"only\n"[..]).await;
+        let previous = LogRequest { previous: true, ..LogRequest::default() };
+        log.end_run();
+        assert!(log.read(&previous).is_none(), "nothing ran before");
+        log.wait_for_run();
+        assert_eq!(all(log.read(&previous).expect("a run")).await, "only\n");
+        assert_eq!(all(log.read(&LogRequest::default()).expect("a run")).await, "only\n");
+        log.begin_run().expect("a file");
+        assert_eq!(all(log.read(&previous).expect("a run")).await, "only\n");
+        assert_eq!(all(log.read(&LogRequest::default()).expect("a run")).await, "");
     }
 }

@@ -376,7 +376,6 @@ impl Worker {
     /// Takes everything of the pod away, and the pod itself if it was deleted.
     async fn take_away(mut self) {
         let finished_by_itself = !self.is_over();
-        self.kubelet.registry.remove(&self.key, &self.uid);
         if let Some(network) = self.network.take() {
             let node = Arc::clone(&self.kubelet.node);
             let removed = tokio::task::spawn_blocking(move || node.remove_pod(network)).await;
@@ -388,6 +387,7 @@ impl Worker {
             // Its log stays readable until somebody deletes the pod.
             self.wait_for_deletion().await;
         }
+        self.kubelet.registry.remove(&self.key, &self.uid);
         std::fs::remove_dir_all(&self.directory).ok();
         if self.wishes.borrow().gone {
             return;

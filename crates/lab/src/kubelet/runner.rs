@@ -123,6 +123,7 @@ impl Runner {
                     format!("back-off {pause:?} restarting failed container={name} pod={}", self.key);
                 let event = ("Warning", "BackOff", format!("Back-off restarting failed container {name}"));
                 let phase = Phase::Waiting { reason: "CrashLoopBackOff", message };
+                self.log.wait_for_run();
                 self.report(phase, last.clone(), restarts, Some(event)).await;
                 let mut stop = self.stop.clone();
                 let stopped = tokio::select! {

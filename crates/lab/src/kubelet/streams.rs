@@ -41,10 +41,7 @@ impl LabStreams {
         container: &str,
     ) -> Result<RunningContainer, StreamError> {
         let key = Key { namespace: namespace.to_string(), name: pod.to_string() };
-        let waiting = || {
-            let state = "is waiting to start: ContainerCreating";
-            StreamError::BadRequest(format!("container {container:?} in pod {pod:?} {state}"))
-        };
+        let waiting = || waiting(pod, container);
         let found = self.registry.get(&key).ok_or_else(waiting)?;
         if self.cut.borrow().contains(&found.node) {
             let message =
@@ -91,12 +88,21 @@ impl PodStreams for LabStreams {
         Box::pin(async move {
             let missing = || {
                 let (container, pod) = (&request.container, &request.pod);
+                if !request.previous {
+                    return waiting(pod, container);
+                }
                 let text = format!("previous terminated container {container:?} in pod {pod:?} not found");
                 StreamError::BadRequest(text)
             };
             container?.log.read(&request).ok_or_else(missing)
         })
     }
+}
+
+/// What Kubernetes says of a container that has not run yet.
+fn waiting(pod: &str, container: &str) -> StreamError {
+    let state = "is waiting to start: ContainerCreating";
+    StreamError::BadRequest(format!("container {container:?} in pod {pod:?} {state}"))
 }
 
 async fn on_pipes(pid: i32, spec: EnterSpec, streams: ExecStreams) -> std::io::Result<u8> {

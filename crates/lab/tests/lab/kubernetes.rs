@@ -1,5 +1,7 @@
 //! Stock kubectl against a lab: what people do every day behaves as they know it.
 
+use std::collections::BTreeSet;
+
 use lab::Lab;
 
 use crate::setup::{alone, deployment, has_kubectl, kubectl, kubectl_with_input, options, text, until, up};
@@ -82,6 +84,71 @@ spec:
     let code = "jsonpath={.status.containerStatuses[0].lastState.terminated.exitCode}";
     assert_eq!(text(&kubectl(&lab, &["get", "pod", "flaky", "-o", code])), "5");
     assert_eq!(text(&kubectl(&lab, &["logs", "flaky", "--previous"])), "run\n");
+}
+
+#[test]
+fn what_a_container_said_can_be_read_after_its_end() {
+    let _alone = alone();
+    if !has_kubectl() {
+        return;
+    }
+    let mut options = options("last-words");
+    options.install = false;
+    let Some(lab) = up(&options) else { return };
+    let pods = "apiVersion: v1
+kind: Pod
+metadata: {name: done}
+spec:
+  restartPolicy: Never
+  initContainers:
+    - {name: before, image: test, command: [sh, -c, 'echo prepared']}
+  containers:
+    - {name: app, image: test, command: [sh, -c, 'echo one; echo two; echo three >&2']}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: broken}
+spec:
+  restartPolicy: Never
+  containers:
+    - {name: app, image: test, command: [sh, -c, 'echo no good; exit 4']}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: crashing}
+spec:
+  containers:
+    - {name: app, image: test, command: [sh, -c, 'echo ouch; exit 1']}
+";
+    text(&kubectl_with_input(&lab, &["apply", "-f", "-"], pods));
+    let run = |arguments: &[&str]| text(&kubectl(&lab, arguments));
+    run(&["wait", "pod", "done", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s"]);
+    run(&["wait", "pod", "broken", "--for=jsonpath={.status.phase}=Failed", "--timeout=60s"]);
+    let all = run(&["logs", "done"]);
+    let lines: BTreeSet<&str> = all.lines().collect();
+    assert_eq!(lines, BTreeSet::from(["one", "two", "three"]));
+    assert_eq!(run(&["logs", "done", "-f"]), all, "following what is over ends at once");
+    assert_eq!(run(&["logs", "done", "--tail=1"]).lines().count(), 1);
+    assert_eq!(run(&["logs", "done", "--since=1h"]), all);
+    assert_eq!(run(&["logs", "done", "--since-time=2999-01-01T00:00:00Z"]), "");
+    assert_eq!(run(&["logs", "done", "-c", "before"]), "prepared\n");
+    assert_eq!(run(&["logs", "broken"]), "no good\n");
+    let never_before = kubectl(&lab, &["logs", "done", "--previous"]);
+    assert_eq!(never_before.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&never_before.stderr).into_owned();
+    assert!(said.contains("previous terminated container \"app\" in pod \"done\" not found"), "{said}");
+
+    until("a pause before a restart", || {
+        let reason = "jsonpath={.status.containerStatuses[0].state.waiting.reason}";
+        let reason = run(&["get", "pod", "crashing", "-o", reason]);
+        if reason == "CrashLoopBackOff" { Ok(()) } else { Err(reason) }
+    });
+    assert_eq!(run(&["logs", "crashing", "--previous"]), "ouch\n");
+    assert_eq!(run(&["logs", "crashing"]), "ouch\n");
+
+    run(&["delete", "pod", "done", "--wait"]);
+    let gone = kubectl(&lab, &["logs", "done"]);
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("pods \"done\" not found"));
 }
 
 #[test]
