@@ -10,6 +10,7 @@ mod mutate;
 mod real_cluster;
 mod steps;
 mod test;
+mod test_output;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::test_output::Skip;
+
 /// How a step ended.
 pub(crate) enum Outcome {
     /// It holds; the text says what was seen, and may be empty.
@@ -44,17 +46,16 @@ impl Report {
 
     /// Prints the summary; `true` when nothing failed. The last line has the form `N passed, N failed, N skipped`, in
     /// single tests and, beside them, skipped steps and tests.
-    pub(crate) fn print(&self, skipped_tests: &[String]) -> bool {
+    pub(crate) fn print(&self, mut skips: Vec<Skip>) -> bool {
         println!("\nWhat ran:");
         let mut failed = 0;
-        let mut skips: Vec<String> = skipped_tests.to_vec();
         for (name, took, outcome) in &self.lines {
             let seconds = took.as_secs_f32();
             match outcome {
                 Ok(Outcome::Passed(note)) => println!("  ok      {name:<28} {seconds:>6.1} s  {note}"),
                 Ok(Outcome::Skipped(why)) => {
                     println!("  skipped {name:<28} {seconds:>6.1} s  {why}");
-                    skips.push(format!("{name}: {why}"));
+                    skips.push(Skip { name: Some(name.clone()), reason: why.clone() });
                 }
                 Err(error) => {
                     failed += 1;

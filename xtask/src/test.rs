@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::steps::{self, Outcome, Report, TestCount};
+use crate::test_output::{Skip, TestOutput};
 use crate::{checks, crds, layering, real_cluster};
 
 #[derive(Args)]
@@ -22,13 +23,10 @@ pub(crate) struct Options {
     package: Option<String>,
 }
 
-/// Tests say `SKIP: reason` on their output when this machine can't run them.
-const SKIP: &str = "SKIP: ";
-
 /// Runs it all and prints the report.
 pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
     let mut report = Report::default();
-    let mut skipped = Vec::new();
+    let mut skips = Vec::new();
     if !options.tests_only {
         let passed = |done: Result<()>| done.map(|()| Outcome::Passed(String::new()));
         report.step("format", |_| passed(steps::run(root, "cargo", &["fmt", "--all", "--check"], &[])));
@@ -53,11 +51,11 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
         steps::run(root, "cargo", &["build", "--workspace", "--bins"], &[])
             .map(|()| Outcome::Passed(String::new()))
     });
-    report.step("tests", |count| tests(root, options, count, &mut skipped));
+    report.step("tests", |count| tests(root, options, count, &mut skips));
     if options.package.is_none() && options.real_cluster {
         report.step("tests on a real cluster", |_| real_cluster::test_step(root));
     }
-    if report.print(&skipped) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if report.print(skips) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn licences(root: &Path) -> Result<Outcome> {
@@ -70,68 +68,23 @@ fn licences(root: &Path) -> Result<Outcome> {
     Ok(Outcome::Passed("advisories need their database, which is fetched elsewhere".to_owned()))
 }
 
-fn tests(
-    root: &Path,
-    options: &Options,
-    count: &mut TestCount,
-    skipped: &mut Vec<String>,
-) -> Result<Outcome> {
+fn tests(root: &Path, options: &Options, count: &mut TestCount, skips: &mut Vec<Skip>) -> Result<Outcome> {
     let mut arguments = vec!["test", "--no-fail-fast"];
     match &options.package {
         Some(package) => arguments.extend(["--package", package]),
         None => arguments.push("--workspace"),
     }
     arguments.extend(["--", "--show-output"]);
-    let mut show = ShownLines::default();
+    let mut output = TestOutput::default();
     let succeeded = steps::stream(root, "cargo", &arguments, |line| {
-        if let Some(at) = line.find(SKIP) {
-            skipped.push(line.split_at(at).1.trim_start_matches(SKIP).to_owned());
+        if output.line(line) {
+            println!("{line}");
         }
-        if let Some(result) = line.strip_prefix("test result: ") {
-            count.passed += number_before(result, " passed");
-            count.failed += number_before(result, " failed");
-        }
-        show.line(line);
     })?;
+    *count = output.count;
+    skips.append(&mut output.skips);
     if !succeeded {
         bail!("{} tests failed (or a test program did not build)", count.failed);
     }
     Ok(Outcome::Passed(format!("{} tests", count.passed)))
-}
-
-/// The number that stands right before a word: `12` in `ok. 12 passed; 0 failed`.
-fn number_before(text: &str, word: &str) -> u64 {
-    let before = text.split(word).next().unwrap_or_default();
-    before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
-/// Hides the output of tests that passed, which `--show-output` prints for the sake of the skip lines.
-#[derive(Default)]
-struct ShownLines {
-    hidden: bool,
-}
-
-impl ShownLines {
-    fn line(&mut self, line: &str) {
-        match line {
-            "successes:" => self.hidden = true,
-            "failures:" => self.hidden = false,
-            _ if line.starts_with("test result: ") => self.hidden = false,
-            _ => {}
-        }
-        if !self.hidden && !line.is_empty() {
-            println!("{line}");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counts_are_read_from_a_result_line() {
-        let line = "FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.09s";
-        assert_eq!((number_before(line, " passed"), number_before(line, " failed")), (12, 3));
-    }
 }

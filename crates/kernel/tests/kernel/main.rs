@@ -35,22 +35,27 @@ fn main() -> ExitCode {
     }
     if let Err(reason) = enter_private_namespaces() {
         println!("SKIP: all kernel tests: {reason}");
+        println!("test result: ok. 0 passed; 0 failed");
         return ExitCode::SUCCESS;
     }
     let wanted =
         |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
-    let mut failed = Vec::new();
+    let (mut passed, mut failed) = (0, Vec::new());
     for (name, test) in tests.iter().filter(|(name, _)| wanted(name)) {
         println!("test {name} ...");
         match catch_unwind(AssertUnwindSafe(test)) {
-            Ok(()) => println!("test {name} ... ok"),
+            Ok(()) => {
+                println!("test {name} ... ok");
+                passed += 1;
+            }
             Err(_) => {
                 println!("test {name} ... FAILED");
                 failed.push(*name);
             }
         }
     }
-    println!("{} failed: {failed:?}", failed.len());
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("test result: {verdict}. {passed} passed; {} failed; {failed:?}", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
