@@ -56,7 +56,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct NameArgs {
     /// Which lab; several can run side by side
-    #[arg(long, default_value = "lab", env = "EGRESSGATEWAY_LAB")]
+    #[arg(long, global = true, default_value = "lab", env = "EGRESSGATEWAY_LAB")]
     name: String,
 }
 
@@ -79,6 +79,9 @@ struct UpArgs {
     /// A plain cluster: no controller, no agents, no custom resources
     #[arg(long)]
     no_install: bool,
+    /// Let controller and agents serve IPv6 as well as IPv4
+    #[arg(long, conflicts_with = "no_install")]
+    ipv6: bool,
     /// Accepted for symmetry with `demo`: what `up` starts always stays up
     #[arg(long, hide = true)]
     keep: bool,
@@ -229,6 +232,7 @@ fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         nodes: args.nodes,
         node_grace: Duration::from_secs(args.node_grace),
         install: !args.no_install,
+        ipv6: args.ipv6,
         api_server: api_server(args)?,
         ..LabOptions::default()
     };

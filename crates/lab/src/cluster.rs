@@ -117,7 +117,9 @@ impl Cluster {
         self.start_controllers().await?;
         if self.options.install {
             say(&StartMessage::Progress("installing controller and agents".to_string()));
-            crate::install::install(&self.client).await.context("install controller and agents")?;
+            crate::install::install(&self.client, self.options.ipv6)
+                .await
+                .context("install controller and agents")?;
         }
         say(&StartMessage::Progress("waiting for all pods to run".to_string()));
         startup::wait_until_ready(&self.client, self.nodes.len(), &self.registry).await

@@ -31,6 +31,8 @@ pub struct LabOptions {
     pub observe: bool,
     /// Whether controller and agents are installed; without, it is a plain cluster.
     pub install: bool,
+    /// Whether the agents also serve IPv6; nodes, pods and the outside host have addresses of both families anyway.
+    pub ipv6: bool,
     /// The program whose `lab` this is: the test's own program knows no agent.
     pub program: PathBuf,
 }
@@ -44,6 +46,7 @@ impl Default for LabOptions {
             api_server: ApiServerKind::default(),
             observe: true,
             install: true,
+            ipv6: false,
             program: launch::this_program().to_path_buf(),
         }
     }

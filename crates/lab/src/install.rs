@@ -28,13 +28,18 @@ const CRDS: [&str; 8] = [
 ];
 const MANIFEST: &str = include_str!("../manifests/egressgateway.yaml");
 
+/// How the manifest turns IPv6 off, and what turns it on.
+const IPV6: [&str; 2] = ["enableIPv6: false", "enableIPv6: true"];
+
 /// Creates everything.
-pub(crate) async fn install(client: &Client) -> anyhow::Result<()> {
+pub(crate) async fn install(client: &Client, ipv6: bool) -> anyhow::Result<()> {
     for manifest in CRDS {
         create_all(client, manifest).await?;
     }
     wait_until_served(client).await?;
-    create_all(client, MANIFEST).await
+    let [off, on] = IPV6;
+    let manifest = if ipv6 { MANIFEST.replace(off, on) } else { MANIFEST.to_string() };
+    create_all(client, &manifest).await
 }
 
 /// A new resource is served some moments after its definition was created.
@@ -96,6 +101,11 @@ pub(crate) fn api_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_manifest_says_in_one_place_that_ipv6_is_off() {
+        assert_eq!(MANIFEST.matches(IPV6[0]).count(), 1);
+    }
 
     #[test]
     fn all_manifests_can_be_read() {

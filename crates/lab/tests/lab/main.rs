@@ -1,5 +1,6 @@
 //! Whole labs, with the real program: they come up, behave, break as asked, and leave nothing.
 
+mod dual_stack;
 mod faults;
 mod kubernetes;
 mod lifecycle;
