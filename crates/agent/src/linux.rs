@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use anyhow::Context as _;
 use datapath::compile::names;
-use datapath::nft::TableFamily;
+use datapath::nft::{Rule, Source, Statement, TableFamily, Target};
 use datapath::transaction::{CounterValue, Found, Interest, NftCommand, TableId, Transaction};
 use datapath::view::Uplink;
 use kernel::conntrack::{ConntrackSocket, FlowFilter};
@@ -84,6 +84,21 @@ impl Linux {
         let probe = TableId { family: TableFamily::Arp, name: "egressgateway_probe".to_owned() };
         let answer = self.kernel.nft.check(&[NftCommand::AddTable(probe)]);
         answer.inspect_err(|error| tracing::warn!(%error, "the kernel can't filter ARP; a gateway whose agent is gone answers on")).is_ok()
+    }
+
+    /// Whether the kernel has zones of connection tracking.
+    pub fn has_zones(&mut self) -> bool {
+        let table = TableId { family: TableFamily::Inet, name: "egressgateway_probe".to_owned() };
+        let source = Source::Constant(1u16.to_ne_bytes().to_vec());
+        let statements = vec![Statement::Set { target: Target::OriginalZone, source }];
+        let chain = "zone".to_owned();
+        let commands = [
+            NftCommand::AddTable(table.clone()),
+            NftCommand::AddChain { table: table.clone(), name: chain.clone(), hook: None },
+            NftCommand::AddRule { table, chain, rule: Rule { statements, comment: "" } },
+        ];
+        let answer = self.kernel.nft.check(&commands);
+        answer.inspect_err(|error| tracing::warn!(%error, "the kernel has no zones of connection tracking; this node, as a gateway, gives no ports to nodes without a block")).is_ok()
     }
 
     /// Whether the uplink's wire is connected.

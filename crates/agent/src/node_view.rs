@@ -182,7 +182,7 @@ pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeVie
     let own_lease = own_blocks(objects, &local.node);
     let source_eips = derived.used.union(&local.held).map(|eip| {
         let blocks = own_lease.get(eip).map(Vec::as_slice).unwrap_or_default();
-        (*eip, source_eip(local, groups.get(eip), eip, blocks))
+        (*eip, source_eip(objects, local, groups.get(eip), eip, blocks))
     });
     let own_groups = groups.iter().filter(|(eip, group)| is_gateway_of(local, eip, group));
     let mut gateway_eips: BTreeMap<EipPair, GatewayEip> = own_groups
@@ -202,6 +202,7 @@ pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeVie
                     BlockRole::Source => LeaseRole::Source,
                     BlockRole::Overflow => LeaseRole::Overflow,
                 },
+                draining: block.state == BlockState::Draining,
             }));
         }
     }
@@ -298,7 +299,20 @@ fn own_blocks(objects: &Objects, node: &str) -> BTreeMap<EipPair, Vec<LeasedBloc
     blocks
 }
 
-fn source_eip(local: &Local, group: Option<&EipGroup>, eip: &EipPair, blocks: &[LeasedBlock]) -> SourceEip {
+/// Whether the node translates flows of the EIP for nodes that have no block.
+fn translates(objects: &Objects, node: &str, eip: &EipPair) -> bool {
+    let open = |block: &LeasedBlock| block.role == BlockRole::Overflow && block.state == BlockState::Active;
+    let leases = objects.leases.get(node).into_iter().flat_map(|node| &node.lease.leases);
+    leases.filter(|lease| lease.eip == *eip).flat_map(|lease| &lease.blocks).any(open)
+}
+
+fn source_eip(
+    objects: &Objects,
+    local: &Local,
+    group: Option<&EipGroup>,
+    eip: &EipPair,
+    blocks: &[LeasedBlock],
+) -> SourceEip {
     let preferred = group.and_then(|group| group.preferred.clone());
     let carrier = match local.carriers.get(eip) {
         Some(carrier) => carrier.clone(),
@@ -311,6 +325,7 @@ fn source_eip(local: &Local, group: Option<&EipGroup>, eip: &EipPair, blocks: &[
     let candidates = order.unwrap_or_default().into_iter().take(CANDIDATES).map(str::to_owned);
     let mut source = SourceEip {
         candidates: candidates.chain(carrier.clone()).collect(),
+        overflow: carrier.as_ref().is_some_and(|node| translates(objects, node, eip)),
         carrier,
         ..SourceEip::default()
     };

@@ -88,7 +88,11 @@ async fn serve(config: Config) -> Result<()> {
     let (events, events_out) = mpsc::channel(EVENTS);
     let shutdown = supervisor.shutdown();
     let mut linux = Linux::open(choice)?;
-    let settings = settings(&config.feature, linux.can_filter_arp());
+    let settings = Settings {
+        arp_filter: linux.can_filter_arp(),
+        zones: linux.has_zones(),
+        ..settings(&config.feature)
+    };
     let kernel = linux::monitor(&config.feature.vxlan.name, linux.port()?)?;
     let inbox = Inbox { events: events_out, reports, kernel, shutdown: shutdown.clone() };
     let converger = Converger::new(node, settings, linux);
@@ -132,7 +136,7 @@ fn wall_clock_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn settings(feature: &Feature, arp_filter: bool) -> Settings {
+fn settings(feature: &Feature) -> Settings {
     use runtime::config;
     Settings {
         tunnel_device: feature.vxlan.name.clone(),
@@ -146,12 +150,12 @@ fn settings(feature: &Feature, arp_filter: bool) -> Settings {
             config::NoGatewayAction::Drop => NoGatewayAction::Drop,
             config::NoGatewayAction::Direct => NoGatewayAction::Direct,
         },
-        arp_filter,
         start_guard: feature.start_guard,
         existing_flows: match feature.existing_flows {
             config::ExistingFlows::Keep => ExistingFlows::Keep,
             config::ExistingFlows::Cut => ExistingFlows::Cut,
         },
+        ..Settings::default()
     }
 }
 

@@ -8,6 +8,7 @@
 //! input        -10  input           refusals
 //! output      -300  raw_output      outer datagrams
 //!             -300  reply_output    this host's own answers to EIPs
+//! output       -95  overflow_output this host's own answers to what it translated for another node
 //! postrouting   99  translate       connection mark -> EIP and port block
 //!              300  postrouting     EIP restored, marks cleared, guard
 //! ```
@@ -27,6 +28,7 @@ mod family;
 mod gateway;
 mod guard;
 pub mod names;
+mod overflow;
 mod raw;
 mod refuse;
 mod routing;
@@ -54,6 +56,7 @@ fn table(view: &NodeView, numbering: &Numbering) -> Table {
     };
     raw::compile(&context, &mut table);
     gateway::compile(&context, &mut table);
+    overflow::compile(&context, &mut table);
     source::compile(&context, &mut table);
     refuse::compile(&context, &mut table);
     guard::compile(&context, &mut table);

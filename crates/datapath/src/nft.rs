@@ -74,6 +74,8 @@ pub enum FieldType {
     InterfaceIndex,
     /// 1 byte
     Protocol,
+    /// Zone of connection tracking: 2 bytes, host order
+    Zone,
 }
 
 impl FieldType {
@@ -83,7 +85,7 @@ impl FieldType {
     pub fn len(self) -> usize {
         match self {
             Self::Protocol => 1,
-            Self::Port => 2,
+            Self::Port | Self::Zone => 2,
             Self::Ipv4 | Self::Mark | Self::InterfaceIndex => 4,
             Self::Mac => 6,
             Self::Ipv6 => 16,
@@ -297,6 +299,8 @@ pub enum Target {
     Mark,
     /// Connection mark
     ConnectionMark,
+    /// Zone that the packet's connection begins in; its answers stay in zone 0. Before connection tracking only
+    OriginalZone,
     /// IPv4 source, checksums repaired
     Source4,
     /// IPv4 destination, checksums repaired

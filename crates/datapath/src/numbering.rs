@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use model::EipPair;
-use model::mark::{EgressId, EipNumber, Slot};
+use model::mark::{EgressId, EipNumber, PeerNumber, Slot};
 
 use crate::class::{ClassKey, classes};
 use crate::view::NodeView;
@@ -34,6 +34,7 @@ pub struct Numbering {
     slots: BTreeMap<String, Slot>,
     eip_numbers: BTreeMap<EipPair, EipNumber>,
     classes: BTreeMap<ClassKey, u32>,
+    peers: BTreeMap<String, PeerNumber>,
 }
 
 /// Something got no number, because all are in use.
@@ -48,6 +49,9 @@ pub enum Exhausted {
     /// The gateway carries more EIPs than there are numbers; replies to this one are dropped.
     #[error("no number is left for EIP {0}; a gateway carries at most 7936 EIPs")]
     EipNumber(EipPair),
+    /// The gateway has more peers than there are numbers; it does not translate for this one.
+    #[error("no number is left for node `{0}`; a gateway translates for at most 16383 nodes")]
+    Peer(String),
 }
 
 impl Numbering {
@@ -78,6 +82,12 @@ impl Numbering {
     #[must_use]
     pub fn eip_number(&self, eip: &EipPair) -> Option<EipNumber> {
         self.eip_numbers.get(eip).copied()
+    }
+
+    /// Number of another node on this node as a gateway that translates for it.
+    #[must_use]
+    pub fn peer(&self, node: &str) -> Option<PeerNumber> {
+        self.peers.get(node).copied()
     }
 
     /// Number of the class of these policies.
@@ -140,6 +150,26 @@ impl Numbering {
                     self.eip_numbers.insert(*eip, number);
                 }
                 None => exhausted.push(Exhausted::EipNumber(*eip)),
+            }
+        }
+
+        let translated: BTreeSet<&String> =
+            view.peers.keys().filter(|node| view.translates() && **node != view.node).collect();
+        self.peers.retain(|node, _| translated.contains(node));
+        let mut taken: BTreeSet<u32> = self.peers.values().map(|peer| peer.number().into()).collect();
+        for node in translated {
+            if self.peers.contains_key(node) {
+                continue;
+            }
+            let number = lowest_free(&taken, 1, PeerNumber::MAX.into())
+                .and_then(|n| u16::try_from(n).ok())
+                .and_then(PeerNumber::new);
+            match number {
+                Some(number) => {
+                    taken.insert(number.number().into());
+                    self.peers.insert(node.clone(), number);
+                }
+                None => exhausted.push(Exhausted::Peer(node.clone())),
             }
         }
 

@@ -42,6 +42,15 @@ pub struct NodeView {
     pub all_eips: BTreeSet<EipPair>,
 }
 
+impl NodeView {
+    /// Whether this node, as a gateway, translates for nodes that have no ports of their own.
+    #[must_use]
+    pub fn translates(&self) -> bool {
+        let is_own = |lease: &Lease| lease.role == LeaseRole::Overflow && lease.node == self.node;
+        self.settings.zones && self.gateway_eips.values().flat_map(|own| &own.leases).any(is_own)
+    }
+}
+
 /// Settings, with the defaults of the chart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -65,6 +74,8 @@ pub struct Settings {
     pub arp_filter: bool,
     /// Whether new connections of pods that are not known yet are held while any policy exists
     pub start_guard: bool,
+    /// Whether the kernel has zones of connection tracking, which overflow needs
+    pub zones: bool,
 }
 
 impl Default for Settings {
@@ -80,6 +91,7 @@ impl Default for Settings {
             existing_flows: ExistingFlows::default(),
             arp_filter: true,
             start_guard: true,
+            zones: true,
         }
     }
 }
@@ -220,6 +232,8 @@ pub struct SourceEip {
     pub block: Option<PortBlock>,
     /// Blocks of connections that live on
     pub draining: BTreeSet<PortBlock>,
+    /// Whether its carrier translates for nodes that have no block
+    pub overflow: bool,
 }
 
 /// An EIP as one of its gateways sees it.
@@ -240,6 +254,8 @@ pub struct Lease {
     pub node: String,
     /// What they are for
     pub role: LeaseRole,
+    /// Whether only connections that exist go on with it
+    pub draining: bool,
 }
 
 /// What a block is for.

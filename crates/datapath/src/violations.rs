@@ -235,8 +235,8 @@ fn ways(
         if !right {
             found.insert(Violation::WrongWay { eip: *eip, found: way });
         }
-        let block = source.block.map(|block| (address, block.first(), block.last()));
-        if tables.snat(family).get(&mark).copied() != block {
+        let ports = ports::of_new_flows(view, eip, source).map(|(first, last)| (address, first, last));
+        if tables.snat(family).get(&mark).copied() != ports {
             found.insert(Violation::WrongPorts { eip: *eip });
         }
     }

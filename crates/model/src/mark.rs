@@ -9,7 +9,8 @@
 //! The number has 13 bits. On a source node it is a gateway **slot** (low byte only), on a gateway an **EIP number** (some
 //! higher bit set): a node that is both must not take a reply on its way to the tunnel for a request to a slot.
 //!
-//! The *connection* mark is ours alone on flows that we translate: base and a 24-bit **egress id**.
+//! The *connection* mark is ours alone on flows that we translate: base and a 23-bit **egress id** on the source, or, with
+//! the highest bit set, the **peer number** of the source on a gateway that translates for it (overflow).
 
 /// Base of every mark, in the top byte. The upstream project's default.
 pub const BASE: u32 = 0x2600_0000;
@@ -92,21 +93,21 @@ impl EipNumber {
     }
 }
 
-/// Number of an EIP on a source node: 1 to 2^24 - 1. Lives in the connection mark only.
+/// Number of an EIP on a source node: 1 to 2^23 - 1. Lives in the connection mark only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EgressId(u32);
 
 impl EgressId {
     /// Highest id.
-    pub const MAX: u32 = !BASE_MASK;
+    pub const MAX: u32 = PEER_BIT - 1;
 
-    /// `None` outside 1..=2^24-1.
+    /// `None` outside 1..=2^23-1.
     #[must_use]
     pub fn new(id: u32) -> Option<Self> {
         (1..=Self::MAX).contains(&id).then_some(Self(id))
     }
 
-    /// 1 to 2^24 - 1.
+    /// 1 to 2^23 - 1.
     #[must_use]
     pub fn number(self) -> u32 {
         self.0
@@ -116,6 +117,54 @@ impl EgressId {
     #[must_use]
     pub fn ct_mark(self) -> u32 {
         BASE | self.0
+    }
+}
+
+/// The bit of a connection mark that tells a peer's number from an egress id.
+pub const PEER_BIT: u32 = 0x0080_0000;
+
+/// The bits of a connection mark that tell that a gateway translates the flow for another node.
+pub const PEER_MASK: u32 = BASE_MASK | PEER_BIT;
+
+/// Number of another node on a gateway that translates for it, 1 to 16383. It names a zone of connection tracking, so that
+/// two nodes may use the same ports, and is in the connection mark, so that answers find their node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerNumber(u16);
+
+impl PeerNumber {
+    /// Highest number.
+    pub const MAX: u16 = 0x3fff;
+    /// Zones begin behind this one: far from the low numbers that people and other agents use.
+    const ZONES: u16 = 0x2600;
+
+    /// `None` outside 1..=16383.
+    #[must_use]
+    pub fn new(number: u16) -> Option<Self> {
+        (1..=Self::MAX).contains(&number).then_some(Self(number))
+    }
+
+    /// The number that a zone belongs to.
+    #[must_use]
+    pub fn of_zone(zone: u16) -> Option<Self> {
+        zone.checked_sub(Self::ZONES).and_then(Self::new)
+    }
+
+    /// 1 to 16383.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The zone of connection tracking that the node's flows begin in.
+    #[must_use]
+    pub fn zone(self) -> u16 {
+        Self::ZONES + self.0
+    }
+
+    /// The connection mark of flows that are translated for the node.
+    #[must_use]
+    pub fn ct_mark(self) -> u32 {
+        BASE | PEER_BIT | u32::from(self.0)
     }
 }
 
@@ -132,5 +181,16 @@ mod tests {
         assert_eq!(marks.len(), 255 + 8192 - 256);
         assert!(marks.iter().all(|mark| mark & FOREIGN_MASK == 0 && mark & BASE_MASK == BASE));
         assert_eq!(marks.iter().collect::<BTreeSet<_>>().len(), marks.len());
+    }
+
+    #[test]
+    fn a_peer_is_never_taken_for_an_egress_id_and_its_zone_leads_back_to_it() {
+        for number in [1, 2, 4095, PeerNumber::MAX] {
+            let peer = PeerNumber::new(number).unwrap();
+            assert_eq!(PeerNumber::of_zone(peer.zone()), Some(peer));
+            assert_eq!(EgressId::new(peer.ct_mark() & !BASE_MASK), None);
+        }
+        assert!(EgressId::new(EgressId::MAX).is_some_and(|id| id.ct_mark() & PEER_BIT == 0));
+        assert_eq!((PeerNumber::new(0), PeerNumber::new(0x4000), PeerNumber::of_zone(0)), (None, None, None));
     }
 }

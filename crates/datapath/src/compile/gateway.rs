@@ -14,9 +14,9 @@ use super::Context;
 use super::build::*;
 use super::family::{Family, ICMP_HEADER};
 use super::names::*;
+use super::overflow;
 use super::routing::tunnel_mtu;
 use crate::nft::{ChainKind, Compare, FieldType, Hook, Load, Operand, Statement, Table};
-use crate::view::LeaseRole;
 
 const TCP: u8 = 6;
 
@@ -29,7 +29,7 @@ pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
         context.families().map(|family| (family, Leases::collect(context, family))).collect();
     for (family, leases) in &leases {
         leases.add_to(*family, table);
-        way_out(*family, leases, table);
+        way_out(context, *family, leases, table);
     }
     if context.view.gateway_eips.is_empty() {
         return;
@@ -85,10 +85,9 @@ impl Leases {
                 continue;
             };
             result.reply.entry(size).or_default().insert(key, tunnel);
-            if lease.role == LeaseRole::Source {
-                let key = join(&[&peer.mac.0, &address, &first_port(lease.block)]);
-                result.leased.entry(size).or_default().insert(key);
-            }
+            // A gateway's overflow block as well: its own pods may leave with it, and by another gateway.
+            let key = join(&[&peer.mac.0, &address, &first_port(lease.block)]);
+            result.leased.entry(size).or_default().insert(key);
         }
         // What this node itself uses is its own even before it has heard so as a gateway.
         for (eip, source) in view.eips.iter().filter(|(eip, _)| view.gateway_eips.contains_key(*eip)) {
@@ -152,7 +151,7 @@ fn quotes_echo(family: Family) -> Vec<Statement> {
 }
 
 /// From the tunnel, with an EIP as source: only what is leased to this peer goes out.
-fn way_out(family: Family, leases: &Leases, table: &mut Table) {
+fn way_out(context: &Context<'_>, family: Family, leases: &Leases, table: &mut Table) {
     let echo = [is(Load::TransportProtocol, [family.icmp]), is(Load::IcmpType, [family.echo_request])];
     let mut out = Rules::default();
     out.rule(
@@ -184,6 +183,7 @@ fn way_out(family: Family, leases: &Leases, table: &mut Table) {
                 [all_within(key, family.numbered(LEASED, *size)), Statement::Notrack, accept()],
             );
         }
+        overflow::way_out(context, family, port, &mut chain);
         chain.rule("", [counter(DROP_NOT_LEASED), drop()]);
         chain.regular(table, family.name(name));
     }

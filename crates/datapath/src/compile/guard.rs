@@ -10,6 +10,7 @@ use super::Context;
 use super::build::*;
 use super::family::Family;
 use super::names::*;
+use super::overflow;
 use crate::class::classes;
 use crate::nft::{ChainKind, Compare, Hook, Load, Statement, Table, Target};
 use crate::numbering::DIRECT_MARK;
@@ -48,6 +49,7 @@ fn leave_chain(context: &Context<'_>, family: Family, table: &mut Table) {
         "",
         [original_direction(), within(Load::ConnectionMark, LOCAL_IDS), source_is_own_eip(family), accept()],
     );
+    overflow::leave(context, family, &mut leave);
     leave.rule("", [original_direction(), ours(Load::ConnectionMark), counter(DROP_GUARD), drop()]);
     leave.rule("replies, and what is older than its policy", [state(ESTABLISHED | RELATED), accept()]);
     leave.rule("", [state(NEW), any_bit(Load::ConnectionStatus, CONFIRMED.to_ne_bytes()), accept()]);

@@ -10,6 +10,7 @@ pub const ARP_TABLE: &str = "egressgateway_arp";
 pub const COUNTERS: &[(&str, &str)] = &[
     (REFUSE_NO_GATEWAY, "packets to a selected destination while no gateway lives"),
     (HOLD_NO_LEASE, "new connections that wait for this node to get ports of the EIP"),
+    (OVERFLOW, "new connections that leave with a gateway's ports, for want of own ones"),
     (REFUSE_PROTOCOL, "packets to a selected destination of a protocol that can't be translated"),
     (REFUSE_TO_EIP, "packets of selected pods to an EIP"),
     (DIRECT, "new connections that left without EIP, as noGatewayAction says"),
@@ -33,6 +34,8 @@ pub const COUNTERS: &[(&str, &str)] = &[
 pub const REFUSE_NO_GATEWAY: &str = "refuse_no_gateway";
 /// See [`COUNTERS`].
 pub const HOLD_NO_LEASE: &str = "hold_no_lease";
+/// See [`COUNTERS`].
+pub const OVERFLOW: &str = "overflow";
 /// See [`COUNTERS`].
 pub const REFUSE_PROTOCOL: &str = "refuse_protocol";
 /// See [`COUNTERS`].
@@ -106,6 +109,8 @@ pub const SLOT_CHAIN: &str = "slot_chain";
 pub const LOCAL_IDS: &str = "local_ids";
 /// Connection marks for which this node has no ports for new connections.
 pub const UNLEASED_IDS: &str = "unleased_ids";
+/// Connection marks whose new connections leave with ports of the range that belongs to gateways.
+pub const OVERFLOW_IDS: &str = "overflow_ids";
 /// (connection mark, EIP): the only source that such a flow may have.
 pub const ID_EIP: &str = "id_eip";
 /// Connection mark to EIP, first and last port.
@@ -115,6 +120,18 @@ pub const EIP_MARK: &str = "eip_mark";
 /// Packet mark on a gateway to EIP.
 pub const MARK_EIP: &str = "mark_eip";
 
+/// EIPs that this gateway holds an overflow block of, draining ones included.
+pub const OVERFLOW_EIPS: &str = "overflow_eips";
+/// EIPs that this gateway takes new connections of other nodes for.
+pub const OVERFLOW_OPEN: &str = "overflow_open";
+/// EIP to itself, first and last port of this gateway's overflow block.
+pub const OVERFLOW_SNAT: &str = "overflow_snat";
+/// Inner MAC address of a node to the zone of its flows.
+pub const PEER_ZONE: &str = "peer_zone";
+/// Inner MAC address of a node to the connection mark of its flows.
+pub const PEER_MARK: &str = "peer_mark";
+/// Connection mark to the tunnel address of the node that the flow was translated for.
+pub const PEER_TUNNEL: &str = "peer_tunnel";
 /// (EIP, block's first port) to the tunnel address of its holder; one map per block size.
 pub const REPLY: &str = "reply";
 /// (peer's MAC, EIP, block's first port); one set per block size.

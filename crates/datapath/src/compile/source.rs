@@ -13,6 +13,7 @@ use super::Context;
 use super::build::*;
 use super::family::Family;
 use super::names::*;
+use super::overflow;
 use crate::class::{ClassDestinations, classes, destinations};
 use crate::nft::{ChainKind, DataType, FieldType, Hook, Key, Load, Statement, Table, Target, Value};
 use crate::numbering::{DIRECT_MARK, HOLD_MARK};
@@ -25,6 +26,7 @@ const LOCAL_TYPES: [u32; 2] = [2, 3];
 pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
     id_sets(context, table);
     slots(context, table);
+    first_chain(table);
     let mut source = Rules::default();
     let mut snat = Rules::default();
     for family in context.families() {
@@ -34,6 +36,7 @@ pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
         pods(context, family, table);
         marked_chain(family, table);
         eips(context, family, table);
+        overflow::translate(context, family, &mut snat);
         let map = Statement::SnatMap {
             key: vec![whole(Load::ConnectionMark)],
             map: family.name(SNAT),
@@ -49,6 +52,7 @@ fn source_chain(context: &Context<'_>, family: Family, table: &mut Table) {
     let stray = || [state(NEW | INVALID), counter(DROP_STRAY), drop()];
     let to_eip = |set| within(family.destination, family.name(set));
     let mut source = Rules::default();
+    overflow::source_rules(context, family, &mut source);
     source.rule(
         "a stray would circle between gateway and source",
         [from_device(context.tunnel()), to_eip(EIPS)].into_iter().chain(stray()),
@@ -194,8 +198,7 @@ fn marked_chain(family: Family, table: &mut Table) {
             goto(REFUSE_PROTOCOL),
         ],
     );
-    let no_lease = [within(Load::ConnectionMark, UNLEASED_IDS), goto(HOLD_NO_LEASE)];
-    marked.rule("", first_packet().into_iter().chain(no_lease));
+    marked.rule("", first_packet().into_iter().chain([jump("first")]));
     marked.rule("leaves by this node's own uplink", [within(Load::ConnectionMark, LOCAL_IDS), accept()]);
     marked.rule(
         "",
@@ -207,6 +210,14 @@ fn marked_chain(family: Family, table: &mut Table) {
     );
     marked.rule("", [goto(REFUSE_NO_GATEWAY)]);
     marked.regular(table, family.name("marked"));
+}
+
+/// What happens once per connection.
+fn first_chain(table: &mut Table) {
+    let mut first = Rules::default();
+    first.rule("", [within(Load::ConnectionMark, UNLEASED_IDS), goto(HOLD_NO_LEASE)]);
+    first.rule("", [within(Load::ConnectionMark, OVERFLOW_IDS), counter(OVERFLOW)]);
+    first.regular(table, "first");
 }
 
 /// Where the flows of an id go.
@@ -231,6 +242,7 @@ fn way(context: &Context<'_>, eip: &model::EipPair, source: &SourceEip) -> Way {
 fn id_sets(context: &Context<'_>, table: &mut Table) {
     let mut local = Vec::new();
     let mut slot_of_id = Vec::new();
+    let mut overflowing = Vec::new();
     let mut unleased = vec![HOLD_MARK.to_ne_bytes().to_vec()];
     for (eip, source) in &context.view.eips {
         let Some(id) = context.numbering.id(eip) else {
@@ -242,12 +254,15 @@ fn id_sets(context: &Context<'_>, table: &mut Table) {
             Way::Through(slot) => slot_of_id.push((mark.clone(), slot.mark().to_ne_bytes().to_vec())),
             Way::Nowhere => {}
         }
-        if source.block.is_none() {
-            unleased.push(mark);
+        match overflow::ports(context, eip, source) {
+            None => unleased.push(mark),
+            Some(_) if source.block.is_none() => overflowing.push(mark),
+            Some(_) => {}
         }
     }
     add_set(table, LOCAL_IDS, &[FieldType::Mark], local);
     add_set(table, UNLEASED_IDS, &[FieldType::Mark], unleased);
+    add_set(table, OVERFLOW_IDS, &[FieldType::Mark], overflowing);
     add_map(table, SLOT_OF_ID, &[FieldType::Mark], &[FieldType::Mark], slot_of_id);
 }
 
@@ -275,8 +290,8 @@ fn eips(context: &Context<'_>, family: Family, table: &mut Table) {
         debug_assert_ne!(id.ct_mark(), BASE);
         let mark = id.ct_mark().to_ne_bytes();
         id_eip.push(join(&[&mark, &address]));
-        if let Some(block) = source.block {
-            let ports = [block.first().to_be_bytes(), block.last().to_be_bytes()];
+        if let Some((first, last)) = overflow::ports(context, eip, source) {
+            let ports = [first.to_be_bytes(), last.to_be_bytes()];
             snat.push((mark.to_vec(), join(&[&address, &ports[0], &ports[1]])));
         }
     }

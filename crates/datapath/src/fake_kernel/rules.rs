@@ -244,6 +244,7 @@ pub(crate) fn length(load: Load) -> usize {
 fn target_type(target: Target) -> FieldType {
     match target {
         Target::Mark | Target::ConnectionMark => FieldType::Mark,
+        Target::OriginalZone => FieldType::Zone,
         Target::Source4 | Target::Destination4 => FieldType::Ipv4,
         Target::Source6 | Target::Destination6 => FieldType::Ipv6,
     }

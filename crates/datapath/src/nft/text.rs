@@ -208,6 +208,7 @@ impl Display for Target {
         f.write_str(match self {
             Self::Mark => "meta mark",
             Self::ConnectionMark => "ct mark",
+            Self::OriginalZone => "ct original zone",
             Self::Source4 => "ip saddr",
             Self::Destination4 => "ip daddr",
             Self::Source6 => "ip6 saddr",
@@ -223,6 +224,7 @@ impl Display for SourceText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = |bytes: &[u8]| match self.1 {
             Target::Mark | Target::ConnectionMark => field(FieldType::Mark, bytes),
+            Target::OriginalZone => field(FieldType::Zone, bytes),
             Target::Source4 | Target::Destination4 => field(FieldType::Ipv4, bytes),
             Target::Source6 | Target::Destination6 => field(FieldType::Ipv6, bytes),
         };
@@ -312,6 +314,7 @@ fn type_name(field: FieldType) -> &'static str {
         FieldType::Mark => "mark",
         FieldType::InterfaceIndex => "iface_index",
         FieldType::Protocol => "inet_proto",
+        FieldType::Zone => "integer",
     }
 }
 
@@ -342,6 +345,7 @@ fn field(kind: FieldType, bytes: &[u8]) -> String {
             <[u8; 4]>::try_from(bytes).map(|bytes| u32::from_ne_bytes(bytes).to_string())
         }
         FieldType::Protocol => <[u8; 1]>::try_from(bytes).map(|[byte]| protocol(byte)),
+        FieldType::Zone => <[u8; 2]>::try_from(bytes).map(|bytes| u16::from_ne_bytes(bytes).to_string()),
     };
     text.unwrap_or_else(|_| hex(bytes))
 }

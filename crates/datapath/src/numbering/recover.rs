@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use model::mark::{BASE, BASE_MASK, EgressId, EipNumber, Slot};
+use model::mark::{BASE, BASE_MASK, EgressId, EipNumber, PeerNumber, Slot};
 
 use super::{Numbering, pair_with};
 use crate::class::classes;
-use crate::compile::names::{ID_EIP, MARK_EIP, POD_CLASS};
+use crate::compile::names::{ID_EIP, MARK_EIP, PEER_ZONE, POD_CLASS};
 use crate::nft::{Key, Set, Value};
 use crate::state::RouteTarget;
 use crate::transaction::Found;
@@ -48,6 +48,13 @@ impl Numbering {
             }
         }
         numbering.recover_slots(found, view);
+        for (mac, zone) in sets.get(PEER_ZONE).copied().into_iter().flat_map(data_elements) {
+            let zone = zone.get(..2).and_then(|zone| zone.try_into().ok()).map(u16::from_ne_bytes);
+            let peer = view.peers.iter().find(|(_, peer)| mac.get(..6) == Some(&peer.mac.0));
+            if let (Some(number), Some((node, _))) = (zone.and_then(PeerNumber::of_zone), peer) {
+                numbering.peers.entry(node.clone()).or_insert(number);
+            }
+        }
 
         // A class has no name in the kernel but its pods: the first of them that is known tells its number.
         let class_of: BTreeMap<IpAddr, u32> = ['4', '6']

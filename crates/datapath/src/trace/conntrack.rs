@@ -56,6 +56,8 @@ impl Tuple {
 pub struct Flow {
     /// Of its first packet
     pub original: Tuple,
+    /// Zone of that direction; answers are all in zone 0
+    pub zone: u16,
     /// Of the answer to it, NAT included
     pub reply: Tuple,
     /// Connection mark
@@ -70,9 +72,10 @@ pub struct Flow {
 
 impl Flow {
     /// The flow that a packet would begin.
-    pub(super) fn begin(tuple: Tuple) -> Self {
+    pub(super) fn begin(tuple: Tuple, zone: u16) -> Self {
         Self {
             original: tuple,
+            zone,
             reply: tuple.inverted(),
             mark: 0,
             confirmed: false,

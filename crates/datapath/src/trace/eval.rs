@@ -34,6 +34,8 @@ pub(super) struct Passage<'a> {
     pub(super) input: Option<(&'a str, u32)>,
     pub(super) output: Option<(String, u32)>,
     pub(super) connection: Connection,
+    /// Zone that its connection begins in
+    pub(super) zone: u16,
     /// Types of addresses by the routing table
     pub(super) address_type: &'a dyn Fn(IpAddr) -> u32,
     pub(super) counters: &'a mut Counters,
@@ -192,6 +194,10 @@ impl Passage<'_> {
                 if let Connection::Tracked { flow, .. } = &mut self.connection {
                     flow.mark = host_order(value);
                 }
+            }
+            Target::OriginalZone => {
+                self.zone =
+                    value.get(..2).and_then(|zone| zone.try_into().ok()).map_or(0, u16::from_ne_bytes);
             }
             Target::Source4 | Target::Source6 => {
                 if let Some(address) = address_of(value) {

@@ -111,6 +111,7 @@ impl Host {
             output: None,
             packet,
             connection: Connection::Pending,
+            zone: 0,
             address_type: &address_type,
             counters,
             steps,
@@ -207,8 +208,9 @@ impl Host {
             Connection::Tracked { flow: Box::new(flow), is_reply, related }
         };
         let find = |tuple: Tuple| {
-            let hit = |flow: &&Flow| flow.original == tuple || flow.reply == tuple;
-            self.flows.iter().find(hit).map(|flow| (flow, flow.original != tuple))
+            let begun = |flow: &Flow| flow.zone == passage.zone && flow.original == tuple;
+            let hit = |flow: &&Flow| begun(flow) || flow.reply == tuple;
+            self.flows.iter().find(hit).map(|flow| (flow, !begun(flow)))
         };
         passage.connection = if let Transport::Error { quoted, .. } = &packet.transport {
             match Tuple::of(quoted).map(Tuple::inverted).and_then(find) {
@@ -223,7 +225,7 @@ impl Host {
                 Some(tuple) => match find(tuple) {
                     Some((flow, is_reply)) => tracked(flow, is_reply, false),
                     None if self.begins_nothing(packet) => Connection::Invalid,
-                    None => tracked(&Flow::begin(tuple), false, false),
+                    None => tracked(&Flow::begin(tuple, passage.zone), false, false),
                 },
             }
         };
@@ -349,7 +351,9 @@ impl Host {
             return Ok(());
         }
         let kept = Flow { confirmed: true, ..(**flow).clone() };
-        if let Some(known) = self.flows.iter_mut().find(|known| known.original == flow.original) {
+        if let Some(known) =
+            self.flows.iter_mut().find(|known| known.zone == flow.zone && known.original == flow.original)
+        {
             *known = kept;
             return Ok(());
         }

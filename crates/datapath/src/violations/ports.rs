@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use model::EipPair;
 use model::pool::Family;
 
 use super::Violation;
 use super::read::{Tables, address, port, width};
 use crate::compile::names;
-use crate::view::{LeaseRole, NodeView};
+use crate::view::{LeaseRole, NodeView, SourceEip};
 
 /// A block: EIP, first port, size, holder.
 type Held = (IpAddr, u16, u32, Option<String>);
@@ -52,19 +53,9 @@ pub(super) fn judge(view: &NodeView, tables: &Tables<'_>, family: Family, found:
     for (eip, first, ..) in out.difference(&back) {
         found.insert(Violation::OneWayLease { eip: *eip, port: *first });
     }
-    // What comes back to a peer went out from it, unless it is a gateway's overflow, which leaves by that gateway.
-    let overflow = |held: &Held| {
-        let (eip, first, _, holder) = held;
-        view.gateway_eips.iter().filter(|(pair, _)| pair.contains(*eip)).flat_map(|(_, own)| &own.leases).any(
-            |lease| {
-                lease.role == LeaseRole::Overflow
-                    && lease.block.first() == *first
-                    && Some(&lease.node) == holder.as_ref()
-            },
-        )
-    };
+    // What comes back to a peer went out from it.
     let own = Some(view.node.clone());
-    for held in back.difference(&out).filter(|held| held.3 != own && !overflow(held)) {
+    for held in back.difference(&out).filter(|held| held.3 != own) {
         found.insert(Violation::OneWayLease { eip: held.0, port: held.1 });
     }
     // As a gateway, the node gets the replies to what it translates itself.
@@ -73,10 +64,29 @@ pub(super) fn judge(view: &NodeView, tables: &Tables<'_>, family: Family, found:
         let held = back.iter().any(|(other, start, size, holder)| {
             *other == eip && *holder == own && *start <= first && u32::from(last) < u32::from(*start) + size
         });
-        if gateway.contains(&eip) && !held {
+        let by_another = (first, last) == OVERFLOW;
+        if gateway.contains(&eip) && !held && !by_another {
             found.insert(Violation::OneWayLease { eip, port: first });
         }
     }
+}
+
+/// Ports that any gateway translates once more.
+const OVERFLOW: (u16, u16) = (49152, 65535);
+
+/// The ports that new flows of an EIP may leave with: its block, or what this node has as a gateway, or those of
+/// whichever gateway carries it, but never its own, which would let them out as they are.
+pub(super) fn of_new_flows(view: &NodeView, eip: &EipPair, source: &SourceEip) -> Option<(u16, u16)> {
+    if let Some(block) = source.block {
+        return Some((block.first(), block.last()));
+    }
+    for lease in view.gateway_eips.get(eip).into_iter().flat_map(|own| &own.leases) {
+        if lease.node == view.node && lease.role == LeaseRole::Overflow && !lease.draining {
+            return Some((lease.block.first(), lease.block.last()));
+        }
+    }
+    let at_home = source.carrier.as_ref() == Some(&view.node);
+    if source.overflow && !at_home { Some(OVERFLOW) } else { None }
 }
 
 fn block(key: &[u8], family: Family) -> Option<(IpAddr, u16)> {

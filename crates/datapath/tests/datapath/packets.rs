@@ -17,6 +17,7 @@ use crate::worlds::*;
 mod dual_stack;
 mod gateway;
 mod guard;
+mod overflow;
 mod random;
 mod source;
 
@@ -79,6 +80,7 @@ impl Cluster {
                 candidates: BTreeSet::from(["node-3".to_owned(), "node-4".to_owned()]),
                 block: Some(block(4096 * u16::from(number(name)), 4096)),
                 draining: BTreeSet::new(),
+                overflow: false,
             };
             view.eips = BTreeMap::from([(eip(1), source)]);
             (name.to_owned(), view)

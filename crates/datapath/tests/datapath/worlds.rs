@@ -119,13 +119,14 @@ pub(crate) fn source() -> NodeView {
             candidates: BTreeSet::from(["node-3".to_owned(), "node-4".to_owned()]),
             block: Some(block(4096, 4096)),
             draining: BTreeSet::new(),
+            overflow: false,
         },
     )]);
     view
 }
 
 pub(crate) fn lease(node: &str, first: u16, size: u32) -> Lease {
-    Lease { block: block(first, size), node: node.to_owned(), role: LeaseRole::Source }
+    Lease { block: block(first, size), node: node.to_owned(), role: LeaseRole::Source, draining: false }
 }
 
 /// A gateway that answers one of its two EIPs.
@@ -207,8 +208,14 @@ fn any_block(node: &str) -> impl Strategy<Value = PortBlock> + use<> {
 fn any_source_eip(node: &str) -> impl Strategy<Value = SourceEip> + use<> {
     let carrier = proptest::option::weighted(0.8, any_node());
     let candidates = proptest::collection::btree_set(any_node(), 0..3);
-    (carrier, candidates, proptest::option::weighted(0.8, any_block(node))).prop_map(
-        |(carrier, candidates, block)| SourceEip { carrier, candidates, block, draining: BTreeSet::new() },
+    (carrier, candidates, proptest::option::weighted(0.7, any_block(node)), any::<bool>()).prop_map(
+        |(carrier, candidates, block, overflow)| SourceEip {
+            carrier,
+            candidates,
+            block,
+            draining: BTreeSet::new(),
+            overflow,
+        },
     )
 }
 
@@ -218,10 +225,19 @@ fn any_gateway_eip() -> impl Strategy<Value = GatewayEip> {
             block,
             node: node.to_owned(),
             role: LeaseRole::Source,
+            draining: false,
         }))
     });
-    (any::<bool>(), leases)
-        .prop_map(|(answers, leases)| GatewayEip { answers, leases: leases.into_iter().flatten().collect() })
+    // Node n of four has the n-th part of the range.
+    let overflow = NODES.map(|node| {
+        let first = 49152 + 4096 * (u16::from(number(node)) - 1);
+        let lease = move |draining| Lease { draining, role: LeaseRole::Overflow, ..lease(node, first, 1024) };
+        proptest::option::of(proptest::bool::weighted(0.2).prop_map(lease))
+    });
+    (any::<bool>(), leases, overflow).prop_map(|(answers, leases, overflow)| GatewayEip {
+        answers,
+        leases: leases.into_iter().chain(overflow).flatten().collect(),
+    })
 }
 
 /// Any view of node-1, consistent or not.

@@ -10,7 +10,7 @@ use crate::wire::{self, Attribute, Message};
 
 const FAMILIES: [TableFamily; 5] =
     [TableFamily::Inet, TableFamily::Ip, TableFamily::Ip6, TableFamily::Arp, TableFamily::Netdev];
-const FIELD_TYPES: [FieldType; 7] = [
+const FIELD_TYPES: [FieldType; 8] = [
     FieldType::Ipv4,
     FieldType::Ipv6,
     FieldType::Port,
@@ -18,6 +18,7 @@ const FIELD_TYPES: [FieldType; 7] = [
     FieldType::Mark,
     FieldType::InterfaceIndex,
     FieldType::Protocol,
+    FieldType::Zone,
 ];
 const CHAIN_KINDS: [ChainKind; 3] = [ChainKind::Filter, ChainKind::Nat, ChainKind::Route];
 

@@ -331,7 +331,7 @@ fn set_userdata(shape: &SetShape) -> Vec<u8> {
 /// 1 for the host's order of bytes, 2 for the network's, 0 for several fields, each of which has its own.
 fn byte_order(fields: &[FieldType]) -> u32 {
     match fields {
-        [FieldType::Mark | FieldType::InterfaceIndex] => 1,
+        [FieldType::Mark | FieldType::InterfaceIndex | FieldType::Zone] => 1,
         [_] => 2,
         _ => 0,
     }
@@ -340,6 +340,7 @@ fn byte_order(fields: &[FieldType]) -> u32 {
 /// The nft tool's number of a field type. The kernel only keeps it.
 pub(super) fn field_type_number(field: FieldType) -> u32 {
     match field {
+        FieldType::Zone => 4,
         FieldType::Ipv4 => 7,
         FieldType::Ipv6 => 8,
         FieldType::Mac => 9,

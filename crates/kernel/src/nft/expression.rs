@@ -285,6 +285,12 @@ fn put_target(w: &mut Writer, target: Target) {
             w.u32_be(2, KEY_MARK);
             w.u32_be(4, FIRST);
         }),
+        Target::OriginalZone => put_expression(w, "ct", |w| {
+            const ZONE: u32 = 17;
+            w.u32_be(2, ZONE);
+            w.u8(3, 0);
+            w.u32_be(4, FIRST);
+        }),
         Target::Source4 => put_payload_write(w, 12, 4),
         Target::Destination4 => put_payload_write(w, 16, 4),
         Target::Source6 => put_payload_write(w, 8, 16),

@@ -88,6 +88,17 @@ fn sets() -> BTreeMap<String, Set> {
         ("local".into(), plain(&[Ipv6], &[&[0; 16], &[1; 16]])),
         ("macs".into(), plain(&[Mac], &[&[0x66, 1, 2, 3, 4, 5, 0, 0]])),
         ("ports".into(), plain(&[Port], &[&[0, 80, 0, 0]])),
+        (
+            "zones".into(),
+            map(
+                &[Mac],
+                DataType::Fields(vec![FieldType::Zone]),
+                vec![(
+                    exact(&[0x66, 1, 2, 3, 4, 5, 0, 0]),
+                    Value::Data([&9729u16.to_ne_bytes()[..], &[0, 0]].concat()),
+                )],
+            ),
+        ),
         ("devices".into(), plain(&[InterfaceIndex, Protocol], &[&[1, 0, 0, 0, 6, 0, 0, 0]])),
         ("answerable".into(), Set { timeout: true, ..plain(&[Ipv4], &[&[10, 6, 168, 201]]) }),
         ("empty".into(), Set { interval: true, ..plain(&[Ipv4], &[]) }),
@@ -195,6 +206,10 @@ pub(crate) fn every_statement() -> Table {
                     value: vec![4, 0],
                 },
             ],
+        ),
+        rule(
+            "zone of the peer",
+            vec![set(Target::OriginalZone, Source::Map { key: key(Load::EtherSource), map: name("zones") })],
         ),
         rule("mac", vec![Statement::InSet { key: key(Load::EtherSource), set: name("macs"), negate: true }]),
         rule(
