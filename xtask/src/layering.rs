@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("liveness", &["model"]),
     ("api", &["model"]),
     ("kernel", &["datapath", "model"]),
-    ("runtime", &[]),
+    ("runtime", &["model"]),
     ("apiserver", &[]),
     ("controller", &["plan", "api", "runtime", "model"]),
     ("agent", &["datapath", "liveness", "kernel", "api", "runtime", "model"]),

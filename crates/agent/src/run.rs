@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use api::slim::SlimNode;
-use datapath::view::{ExistingFlows, NoGatewayAction, Settings};
+use datapath::view::Settings;
 use kube::{Api, Client};
 use prometheus_client::registry::Registry;
 use runtime::admin::{self, Health};
@@ -137,7 +137,6 @@ fn wall_clock_ms() -> u64 {
 }
 
 fn settings(feature: &Feature) -> Settings {
-    use runtime::config;
     Settings {
         tunnel_device: feature.vxlan.name.clone(),
         vni: feature.vxlan.id,
@@ -145,16 +144,9 @@ fn settings(feature: &Feature) -> Settings {
         tunnel_mtu: feature.vxlan.mtu,
         ipv4: feature.ipv4,
         ipv6: feature.ipv6,
-        no_gateway_action: match feature.no_gateway_action {
-            config::NoGatewayAction::Reject => NoGatewayAction::Reject,
-            config::NoGatewayAction::Drop => NoGatewayAction::Drop,
-            config::NoGatewayAction::Direct => NoGatewayAction::Direct,
-        },
+        no_gateway_action: feature.no_gateway_action,
         start_guard: feature.start_guard,
-        existing_flows: match feature.existing_flows {
-            config::ExistingFlows::Keep => ExistingFlows::Keep,
-            config::ExistingFlows::Cut => ExistingFlows::Cut,
-        },
+        existing_flows: feature.existing_flows,
         ..Settings::default()
     }
 }

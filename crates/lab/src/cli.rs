@@ -112,7 +112,7 @@ struct FaultArgs {
     #[command(flatten)]
     name: NameArgs,
     #[command(subcommand)]
-    fault: FaultCommand,
+    fault: Fault,
 }
 
 #[derive(Debug, Args)]
@@ -142,29 +142,6 @@ struct TrafficArgs {
     /// How many TCP connections
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=10_000))]
     connections: u16,
-}
-
-#[derive(Debug, Subcommand)]
-enum FaultCommand {
-    /// Cut a node off: from the fabric and from the API server
-    Cut {
-        /// The node
-        node: String,
-    },
-    /// Connect a node again
-    Heal {
-        /// The node
-        node: String,
-    },
-    /// Kill the agent on a node, as a crash would
-    KillAgent {
-        /// The node
-        node: String,
-    },
-    /// Cut all connections of the API server and refuse new ones
-    StopApiServer,
-    /// Let the API server answer again
-    StartApiServer,
 }
 
 /// Runs `lab` with its arguments (without the program's name).
@@ -313,14 +290,7 @@ fn kubeconfig(name: &str) -> anyhow::Result<ExitCode> {
 }
 
 fn fault(args: FaultArgs) -> anyhow::Result<ExitCode> {
-    let fault = match args.fault {
-        FaultCommand::Cut { node } => Fault::Cut { node },
-        FaultCommand::Heal { node } => Fault::Heal { node },
-        FaultCommand::KillAgent { node } => Fault::KillAgent { node },
-        FaultCommand::StopApiServer => Fault::StopApiServer,
-        FaultCommand::StartApiServer => Fault::StartApiServer,
-    };
-    Lab::attach(&args.name.name)?.fault(fault)?;
+    Lab::attach(&args.name.name)?.fault(args.fault)?;
     Ok(ExitCode::SUCCESS)
 }
 

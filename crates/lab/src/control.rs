@@ -35,28 +35,28 @@ pub(crate) enum Request {
     Down,
 }
 
-/// Something to break or to repair.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Something to break or to repair. The commands of `lab fault` are these, with these texts as their help.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Subcommand)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
-    /// Cut a node's cable: neither the fabric nor the API server reaches it.
+    /// Cut a node's cable: neither the fabric nor the API server reaches it
     Cut {
-        /// The node.
+        /// The node
         node: String,
     },
-    /// Repair a node's cable.
+    /// Repair a node's cable
     Heal {
-        /// The node.
+        /// The node
         node: String,
     },
-    /// Kill the agent of a node, as a crash would; it is restarted.
+    /// Kill the agent of a node, as a crash would; it is started again
     KillAgent {
-        /// The node.
+        /// The node
         node: String,
     },
-    /// Let the API server answer nobody.
+    /// Cut all connections of the API server and refuse new ones
     StopApiServer,
-    /// Let the API server answer again.
+    /// Let the API server answer again
     StartApiServer,
 }
 

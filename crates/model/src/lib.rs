@@ -10,6 +10,7 @@
 
 pub mod cluster;
 pub mod eip;
+pub mod flow;
 pub mod gateway;
 pub mod gateway_order;
 pub mod interval_map;

@@ -8,6 +8,7 @@ mod reader;
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use model::flow::{ExistingFlows, NoGatewayAction};
 
 use crate::admin::{Bind, parse_bind};
 use crate::telemetry::{LogEncoder, LogLevel, LogSettings};
@@ -95,28 +96,6 @@ pub struct Vxlan {
     pub mtu: u32,
     /// `vxlan.disableChecksumOffload`
     pub disable_checksum_offload: bool,
-}
-
-/// What becomes of selected traffic while no gateway lives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum NoGatewayAction {
-    /// It is refused, and the application told
-    #[default]
-    Reject,
-    /// It vanishes
-    Drop,
-    /// It leaves with the node's address
-    Direct,
-}
-
-/// What becomes of connections that are older than the policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ExistingFlows {
-    /// They go on as they are
-    #[default]
-    Keep,
-    /// They are cut
-    Cut,
 }
 
 impl Default for Feature {

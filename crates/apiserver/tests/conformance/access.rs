@@ -3,7 +3,8 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::target::{Reply, Target};
+use crate::answer::Reply;
+use crate::target::Target;
 
 impl Target {
     /// A request as another user.

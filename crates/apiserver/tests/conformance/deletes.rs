@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::target::{MERGE, Target, config_map, names, version};
+use crate::answer::names;
+use crate::target::{MERGE, Target, config_map, version};
 
 #[tokio::test]
 async fn case_49_what_deleting_answers() {

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::target::{Target, config_map, names, version};
+use crate::answer::names;
+use crate::target::{Target, config_map, version};
 
 async fn five(t: &Target) {
     for index in 0..5 {

@@ -6,13 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use apiserver::server::{ApiServer, ApiServerHandle, ServerConfig};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::time::timeout;
+
+use crate::answer::{Reply, Watch};
 
 pub(crate) const MERGE: &str = "application/merge-patch+json";
 pub(crate) const STRATEGIC: &str = "application/strategic-merge-patch+json";
@@ -200,13 +202,13 @@ impl Target {
     }
 
     /// Opens a watch.
-    pub(crate) async fn watch(&self, path_and_query: &str) -> Watch {
+    pub(crate) async fn watch(&self, path_and_query: &str) -> Watch<Body> {
         let request = Request::get(path_and_query).header("accept", "application/json");
         let request = request.body(Body::empty()).expect("a request");
         let response = timeout(PATIENCE, self.client.send(request)).await.expect("an answer in time");
         let response = response.expect("an answer");
         assert_eq!(response.status(), StatusCode::OK);
-        Watch { body: response.into_body(), buffer: Vec::new() }
+        Watch::new(response.into_body())
     }
 }
 
@@ -228,90 +230,8 @@ pub(crate) fn deployment(name: &str) -> Value {
     })
 }
 
-/// A whole answer.
-#[derive(Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-}
-
-impl Reply {
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-    }
-
-    /// The JSON body of an answer with this status.
-    #[track_caller]
-    pub(crate) fn expect(&self, code: u16) -> Value {
-        assert_eq!(self.status.as_u16(), code, "{}", self.text());
-        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
-    }
-
-    /// The `Status` of a failure with this code and reason.
-    #[track_caller]
-    pub(crate) fn fails(&self, code: u16, reason: &str) -> Value {
-        let status = self.expect(code);
-        assert_eq!((&status["kind"], &status["status"]), (&json!("Status"), &json!("Failure")), "{status}");
-        assert_eq!(status["code"], code, "{status}");
-        assert_eq!(status["reason"].as_str().unwrap_or_default(), reason, "{status}");
-        status
-    }
-
-    /// A failure with exactly this message.
-    #[track_caller]
-    pub(crate) fn says(&self, code: u16, reason: &str, message: &str) -> Value {
-        let status = self.fails(code, reason);
-        assert_eq!(status["message"], message);
-        status
-    }
-}
-
 /// The resource version of an object or list, as it is.
 #[track_caller]
 pub(crate) fn version(value: &Value) -> &str {
     value["metadata"]["resourceVersion"].as_str().filter(|text| !text.is_empty()).expect("a resource version")
-}
-
-/// Names of a list's items.
-pub(crate) fn names(list: &Value) -> Vec<&str> {
-    let items = list["items"].as_array().expect("items");
-    items.iter().map(|item| item["metadata"]["name"].as_str().expect("a name")).collect()
-}
-
-/// An open watch.
-pub(crate) struct Watch {
-    body: Body,
-    buffer: Vec<u8>,
-}
-
-impl Watch {
-    /// The next event; `None` at the end of the stream.
-    pub(crate) async fn next(&mut self) -> Option<Value> {
-        timeout(PATIENCE, self.read_line()).await.expect("an event, or the end, in time")
-    }
-
-    async fn read_line(&mut self) -> Option<Value> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return Some(serde_json::from_slice(&line).expect("a line of JSON"));
-            }
-            let frame = self.body.frame().await?.ok()?;
-            if let Ok(data) = frame.into_data() {
-                self.buffer.extend_from_slice(&data);
-            }
-        }
-    }
-
-    /// Type and name of the next event.
-    pub(crate) async fn short(&mut self) -> String {
-        let event = self.next().await.expect("an event");
-        let name = event["object"]["metadata"]["name"].as_str().unwrap_or("-");
-        format!("{} {name}", event["type"].as_str().expect("a type"))
-    }
 }

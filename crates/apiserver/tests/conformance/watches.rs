@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::target::{MERGE, Target, config_map, names, version};
+use crate::answer::names;
+use crate::target::{MERGE, Target, config_map, version};
 
 #[tokio::test]
 async fn case_14_a_watch_from_a_lists_version_shows_each_change_once() {

@@ -11,7 +11,7 @@ const REVIEWS: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 /// Name and groups of whoever the client is.
 async fn whoami(client: &Client) -> Value {
     let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview" });
-    client.post(REVIEWS, &review).await.expect_code(201)["status"]["userInfo"].clone()
+    client.post(REVIEWS, &review).await.expect(201)["status"]["userInfo"].clone()
 }
 
 #[tokio::test]
@@ -30,17 +30,17 @@ async fn tokens_and_certificates_prove_who_somebody_is() {
 async fn a_wrong_token_is_401_and_no_token_is_403() {
     let cluster = Cluster::start().await;
     let wrong = cluster.client_with(Some("wrong"), None);
-    let status = wrong.get("/api/v1/pods").await.expect_failure(401, "Unauthorized");
+    let status = wrong.get("/api/v1/pods").await.fails(401, "Unauthorized");
     assert_eq!(status["message"], "Unauthorized");
-    wrong.get("/version").await.expect_failure(401, "Unauthorized");
+    wrong.get("/version").await.fails(401, "Unauthorized");
     let nobody = cluster.client_with(None, None);
-    let status = nobody.get("/api/v1/namespaces/ns/pods/p").await.expect_failure(403, "Forbidden");
+    let status = nobody.get("/api/v1/namespaces/ns/pods/p").await.fails(403, "Forbidden");
     let expected = "pods \"p\" is forbidden: User \"system:anonymous\" cannot get resource \"pods\" in API group \"\" \
                     in the namespace \"ns\"";
     assert_eq!(status["message"], expected);
-    nobody.get("/version").await.expect_code(200);
+    nobody.get("/version").await.expect(200);
     assert_eq!(nobody.get("/readyz").await.text(), "ok");
-    nobody.get("/apis").await.expect_failure(403, "Forbidden");
+    nobody.get("/apis").await.fails(403, "Forbidden");
 }
 
 #[tokio::test]
@@ -60,9 +60,9 @@ async fn a_service_account_token_works_until_the_account_goes() {
     let client = cluster.client();
     let accounts = "/api/v1/namespaces/default/serviceaccounts";
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "agent" } });
-    client.post(accounts, &account).await.expect_code(201);
+    client.post(accounts, &account).await.expect(201);
     let ask = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {} });
-    let answer = client.post(&format!("{accounts}/agent/token"), &ask).await.expect_code(201);
+    let answer = client.post(&format!("{accounts}/agent/token"), &ask).await.expect(201);
     assert!(answer["status"]["expirationTimestamp"].is_string());
     let token = answer["status"]["token"].as_str().expect("a token");
     let agent = cluster.client_with(Some(token), None);
@@ -72,13 +72,13 @@ async fn a_service_account_token_works_until_the_account_goes() {
     assert_eq!(info["groups"], groups);
     let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token } });
     let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
-    assert_eq!(client.post(reviews, &review).await.expect_code(201)["status"]["authenticated"], true);
+    assert_eq!(client.post(reviews, &review).await.expect(201)["status"]["authenticated"], true);
     let short = json!({ "spec": { "expirationSeconds": 10 } });
-    client.post(&format!("{accounts}/agent/token"), &short).await.expect_failure(422, "Invalid");
-    client.delete(&format!("{accounts}/agent")).await.expect_code(200);
-    agent.get("/api/v1/pods").await.expect_failure(401, "Unauthorized");
-    assert_eq!(client.post(reviews, &review).await.expect_code(201)["status"]["authenticated"], false);
-    client.post(&format!("{accounts}/agent/token"), &ask).await.expect_failure(404, "NotFound");
+    client.post(&format!("{accounts}/agent/token"), &short).await.fails(422, "Invalid");
+    client.delete(&format!("{accounts}/agent")).await.expect(200);
+    agent.get("/api/v1/pods").await.fails(401, "Unauthorized");
+    assert_eq!(client.post(reviews, &review).await.expect(201)["status"]["authenticated"], false);
+    client.post(&format!("{accounts}/agent/token"), &ask).await.fails(404, "NotFound");
 }
 
 #[tokio::test]
@@ -87,13 +87,13 @@ async fn a_token_bound_to_a_pod_names_it_and_dies_with_it() {
     let client = cluster.client();
     cluster.running_pod("p", &["a"]).await;
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "agent" } });
-    client.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect_code(201);
+    client.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
     let token =
         cluster.server.issue_service_account_token("default", "agent", Some("p"), 3600).expect("a token");
     let agent = cluster.client_with(Some(&token), None);
     assert_eq!(whoami(&agent).await["extra"]["authentication.kubernetes.io/pod-name"], json!(["p"]));
-    client.delete("/api/v1/namespaces/default/pods/p?gracePeriodSeconds=0").await.expect_code(200);
-    agent.get("/version").await.expect_failure(401, "Unauthorized");
+    client.delete("/api/v1/namespaces/default/pods/p?gracePeriodSeconds=0").await.expect(200);
+    agent.get("/version").await.fails(401, "Unauthorized");
 }
 
 #[tokio::test]
@@ -103,18 +103,18 @@ async fn access_reviews_answer_what_the_server_would_do() {
     let base = "/apis/authorization.k8s.io/v1";
     let attributes = json!({ "verb": "get", "resource": "pods", "namespace": "default" });
     let own = json!({ "kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "spec": { "resourceAttributes": attributes } });
-    let answer = client.post(&format!("{base}/selfsubjectaccessreviews"), &own).await.expect_code(201);
+    let answer = client.post(&format!("{base}/selfsubjectaccessreviews"), &own).await.expect(201);
     assert_eq!(answer["status"]["allowed"], true);
     let other = json!({ "kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "spec": { "user": "system:anonymous", "resourceAttributes": attributes } });
-    let answer = client.post(&format!("{base}/subjectaccessreviews"), &other).await.expect_code(201);
+    let answer = client.post(&format!("{base}/subjectaccessreviews"), &other).await.expect(201);
     assert_eq!(answer["status"]["allowed"], false);
     let rules = json!({ "kind": "SelfSubjectRulesReview", "apiVersion": "authorization.k8s.io/v1", "spec": { "namespace": "default" } });
-    let answer = client.post(&format!("{base}/selfsubjectrulesreviews"), &rules).await.expect_code(201);
+    let answer = client.post(&format!("{base}/selfsubjectrulesreviews"), &rules).await.expect(201);
     assert_eq!(answer["status"]["resourceRules"][0]["verbs"], json!(["*"]));
     let empty =
         json!({ "kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "spec": {} });
-    client.post(&format!("{base}/selfsubjectaccessreviews"), &empty).await.expect_failure(422, "Invalid");
-    client.get(&format!("{base}/selfsubjectaccessreviews")).await.expect_failure(405, "MethodNotAllowed");
+    client.post(&format!("{base}/selfsubjectaccessreviews"), &empty).await.fails(422, "Invalid");
+    client.get(&format!("{base}/selfsubjectaccessreviews")).await.fails(405, "MethodNotAllowed");
 }
 
 #[tokio::test]
@@ -125,11 +125,8 @@ async fn an_administrator_may_act_as_somebody_else() {
     let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview" });
     let reply =
         cluster.client().send(request(Method::POST, REVIEWS, &headers, review.to_string().into())).await;
-    let info = reply.expect_code(201)["status"]["userInfo"].clone();
+    let info = reply.expect(201)["status"]["userInfo"].clone();
     assert_eq!(info, json!({ "username": "carol", "groups": ["ops", "system:authenticated"] }));
     let nobody = cluster.client_with(None, None);
-    nobody
-        .send(request(Method::GET, "/version", &headers, Bytes::new()))
-        .await
-        .expect_failure(403, "Forbidden");
+    nobody.send(request(Method::GET, "/version", &headers, Bytes::new())).await.fails(403, "Forbidden");
 }

@@ -25,7 +25,7 @@ fn resource<'a>(discovery: &'a Value, group: &str, version: &str, name: &str) ->
 async fn version_and_health_are_answered() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
-    assert_eq!(client.get("/version").await.expect_code(200)["gitVersion"], "v1.36.0");
+    assert_eq!(client.get("/version").await.expect(200)["gitVersion"], "v1.36.0");
     for path in ["/healthz", "/livez", "/readyz", "/readyz/ping"] {
         assert_eq!(client.get(path).await.text(), "ok", "{path}");
     }
@@ -41,12 +41,12 @@ async fn aggregated_discovery_echoes_its_type_and_names_all_resources() {
     let expected = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     assert_eq!(reply.header("content-type"), expected);
     assert!(!reply.header("etag").is_empty());
-    let core = reply.expect_code(200);
+    let core = reply.expect(200);
     let pods = resource(&core, "", "v1", "pods");
     assert_eq!(pods["scope"], "Namespaced");
     assert_eq!(pods["shortNames"], json!(["po"]));
     assert!(pods["subresources"].as_array().expect("a list").iter().any(|part| part["subresource"] == "log"));
-    let groups = client.get_as("/apis", AGGREGATED).await.expect_code(200);
+    let groups = client.get_as("/apis", AGGREGATED).await.expect(200);
     let deployments = resource(&groups, "apps", "v1", "deployments");
     let scale = deployments["subresources"]
         .as_array()
@@ -75,16 +75,16 @@ async fn an_unchanged_document_is_not_sent_again() {
 async fn plain_discovery_names_the_same_resources() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
-    assert_eq!(client.get("/api").await.expect_code(200)["versions"], json!(["v1"]));
-    let groups = client.get("/apis").await.expect_code(200);
+    assert_eq!(client.get("/api").await.expect(200)["versions"], json!(["v1"]));
+    let groups = client.get("/apis").await.expect(200);
     assert_eq!(groups["kind"], "APIGroupList");
     for group in groups["groups"].as_array().expect("groups") {
         let preferred = group["preferredVersion"]["groupVersion"].as_str().expect("a version");
-        let list = client.get(&format!("/apis/{preferred}")).await.expect_code(200);
+        let list = client.get(&format!("/apis/{preferred}")).await.expect(200);
         assert_eq!(list["groupVersion"], preferred);
         assert!(!list["resources"].as_array().expect("resources").is_empty());
     }
-    let core = client.get("/api/v1").await.expect_code(200);
+    let core = client.get("/api/v1").await.expect(200);
     let names: Vec<&str> = core["resources"]
         .as_array()
         .expect("a list")
@@ -96,7 +96,7 @@ async fn plain_discovery_names_the_same_resources() {
     {
         assert!(names.contains(&name), "{name}");
     }
-    assert_eq!(client.get("/apis/apps").await.expect_code(200)["kind"], "APIGroup");
+    assert_eq!(client.get("/apis/apps").await.expect(200)["kind"], "APIGroup");
     for unknown in ["/apis/unheard", "/apis/apps/v9", "/api/v9", "/openapi/v2", "/apis/unheard/v1/things"] {
         let reply = client.get(unknown).await;
         assert_eq!(
@@ -106,28 +106,28 @@ async fn plain_discovery_names_the_same_resources() {
         );
     }
     // Built-in groups tell by a Status which resource they lack.
-    client.get("/apis/apps/v1/unheards").await.expect_failure(404, "NotFound");
+    client.get("/apis/apps/v1/unheards").await.fails(404, "NotFound");
 }
 
 #[tokio::test]
 async fn a_new_definition_appears_in_discovery_and_openapi_and_goes_with_it() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
-    let index = async |path: &str| client.get("/openapi/v3").await.expect_code(200)["paths"][path].clone();
+    let index = async |path: &str| client.get("/openapi/v3").await.expect(200)["paths"][path].clone();
     assert_eq!(index("apis/lab.example.com/v1").await, Value::Null);
     let core = index("api/v1").await;
     // Everything that is looked at below was rendered before, so that nothing is new by accident.
-    client.get_as("/apis", AGGREGATED).await.expect_code(200);
+    client.get_as("/apis", AGGREGATED).await.expect(200);
     define_widgets(&client).await;
-    let groups = client.get_as("/apis", AGGREGATED).await.expect_code(200);
+    let groups = client.get_as("/apis", AGGREGATED).await.expect(200);
     assert_eq!(resource(&groups, "lab.example.com", "v1", "widgets")["shortNames"], json!(["wd"]));
     let url = index("apis/lab.example.com/v1").await["serverRelativeURL"].as_str().expect("a URL").to_owned();
     let document = client.get(&url).await;
     assert!(document.header("cache-control").contains("immutable"));
-    let schema = &document.expect_code(200)["components"]["schemas"]["com.example.lab.v1.Widget"];
+    let schema = &document.expect(200)["components"]["schemas"]["com.example.lab.v1.Widget"];
     assert_eq!(schema["properties"]["spec"]["properties"]["size"]["minimum"], 1);
     assert_eq!(index("api/v1").await, core, "the other documents keep their hash");
-    client.delete(&format!("{DEFINITIONS}/widgets.lab.example.com")).await.expect_code(200);
+    client.delete(&format!("{DEFINITIONS}/widgets.lab.example.com")).await.expect(200);
     let mut watch = client.watch(&format!("{DEFINITIONS}?watch=true")).await;
     while client.get("/apis/lab.example.com").await.status != 404 {
         watch.next().await;
@@ -139,15 +139,12 @@ async fn unserved_methods_and_forms_are_refused() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
     let reply = client.post("/api/v1/namespaces/default/pods/p", &json!({})).await;
-    let status = reply.expect_failure(405, "MethodNotAllowed");
+    let status = reply.fails(405, "MethodNotAllowed");
     assert_eq!(status["message"], "the server does not allow this method on the requested resource");
-    client.delete("/version").await.expect_failure(405, "MethodNotAllowed");
-    client
-        .get_as("/api/v1/pods", "application/vnd.kubernetes.protobuf")
-        .await
-        .expect_failure(406, "NotAcceptable");
+    client.delete("/version").await.fails(405, "MethodNotAllowed");
+    client.get_as("/api/v1/pods", "application/vnd.kubernetes.protobuf").await.fails(406, "NotAcceptable");
     let typed = "application/vnd.kubernetes.protobuf,application/json";
-    client.get_as("/api/v1/pods", typed).await.expect_code(200);
+    client.get_as("/api/v1/pods", typed).await.expect(200);
     let yaml = client.get_as("/api/v1/namespaces/default", "application/yaml").await;
     assert_eq!(yaml.header("content-type"), "application/yaml");
     assert!(yaml.text().contains("kind: Namespace"));

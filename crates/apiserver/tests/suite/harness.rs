@@ -8,7 +8,7 @@ use apiserver::auth::User;
 use apiserver::auth::certificate::CertificateAndKey;
 use apiserver::server::{ApiServer, ApiServerHandle, ServerConfig};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::answer::{Reply, Watch};
 use crate::streams::EchoPods;
 
 /// Nothing here may take longer.
@@ -89,20 +90,20 @@ impl Cluster {
             "metadata": { "name": name },
             "spec": { "nodeName": "worker-node-1", "containers": containers },
         });
-        client.post("/api/v1/namespaces/default/pods", &pod).await.expect_code(201);
+        client.post("/api/v1/namespaces/default/pods", &pod).await.expect(201);
         let statuses: Vec<Value> = containers
             .iter()
             .map(|container| json!({ "name": container["name"], "ready": true, "state": { "running": {} } }))
             .collect();
         let status = json!({ "status": { "phase": "Running", "containerStatuses": statuses } });
         let path = format!("/api/v1/namespaces/default/pods/{name}/status");
-        client.patch(&path, "application/merge-patch+json", &status).await.expect_code(200);
+        client.patch(&path, "application/merge-patch+json", &status).await.expect(200);
     }
 }
 
 /// Creates the definition of `widgets.lab.example.com`, and waits until it is served.
 pub(crate) async fn define_widgets(client: &Client) {
-    let created = client.post(DEFINITIONS, &widget_definition()).await.expect_code(201);
+    let created = client.post(DEFINITIONS, &widget_definition()).await.expect(201);
     let query = format!("watch=true&resourceVersion={}", version(&created));
     let mut watch = client.watch(&format!("{DEFINITIONS}?{query}")).await;
     let mut established = false;
@@ -250,17 +251,17 @@ impl Client {
     }
 
     /// Opens a watch.
-    pub(crate) async fn watch(&self, path_and_query: &str) -> Watch {
+    pub(crate) async fn watch(&self, path_and_query: &str) -> Watch<Incoming> {
         self.watch_as(path_and_query, "application/json").await
     }
 
     /// Opens a watch with this Accept header.
-    pub(crate) async fn watch_as(&self, path_and_query: &str, accept: &str) -> Watch {
+    pub(crate) async fn watch_as(&self, path_and_query: &str, accept: &str) -> Watch<Incoming> {
         let opening =
             self.try_send(request(Method::GET, path_and_query, &[("accept", accept)], Bytes::new()));
         let response = timeout(PATIENCE, opening).await.expect("an answer in time").expect("an answer");
         assert_eq!(response.status(), StatusCode::OK);
-        Watch { body: response.into_body(), buffer: Vec::new() }
+        Watch::new(response.into_body())
     }
 }
 
@@ -273,40 +274,6 @@ pub(crate) fn request(method: Method, path: &str, headers: &[(&str, &str)], body
     builder.body(body).expect("a request")
 }
 
-/// A whole answer.
-#[derive(Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-}
-
-impl Reply {
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-    }
-
-    /// The JSON body of an answer with this status.
-    #[track_caller]
-    pub(crate) fn expect_code(&self, code: u16) -> Value {
-        assert_eq!(self.status.as_u16(), code, "{}", self.text());
-        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
-    }
-
-    /// The `Status` of a failure with this code and reason.
-    #[track_caller]
-    pub(crate) fn expect_failure(&self, code: u16, reason: &str) -> Value {
-        let status = self.expect_code(code);
-        assert_eq!((&status["kind"], &status["status"]), (&json!("Status"), &json!("Failure")), "{status}");
-        assert_eq!((&status["code"], &status["reason"]), (&json!(code), &json!(reason)), "{status}");
-        status
-    }
-}
-
 /// The resource version of an object or list.
 #[track_caller]
 pub(crate) fn version(value: &Value) -> u64 {
@@ -314,43 +281,4 @@ pub(crate) fn version(value: &Value) -> u64 {
         .as_str()
         .and_then(|text| text.parse().ok())
         .expect("a resource version")
-}
-
-/// Names of a list's items.
-pub(crate) fn names(list: &Value) -> Vec<String> {
-    let items = list["items"].as_array().expect("items");
-    items.iter().map(|item| item["metadata"]["name"].as_str().expect("a name").to_owned()).collect()
-}
-
-/// An open watch.
-pub(crate) struct Watch {
-    body: Incoming,
-    buffer: Vec<u8>,
-}
-
-impl Watch {
-    /// The next event; `None` at the end of the stream.
-    pub(crate) async fn next(&mut self) -> Option<Value> {
-        timeout(PATIENCE, self.read_line()).await.expect("an event, or the end, in time")
-    }
-
-    async fn read_line(&mut self) -> Option<Value> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return Some(serde_json::from_slice(&line).expect("a line of JSON"));
-            }
-            let frame = self.body.frame().await?.ok()?;
-            if let Ok(data) = frame.into_data() {
-                self.buffer.extend_from_slice(&data);
-            }
-        }
-    }
-
-    /// Type and name of the next event.
-    pub(crate) async fn next_short(&mut self) -> String {
-        let event = self.next().await.expect("an event");
-        let name = event["object"]["metadata"]["name"].as_str().unwrap_or("-");
-        format!("{} {name}", event["type"].as_str().expect("a type"))
-    }
 }

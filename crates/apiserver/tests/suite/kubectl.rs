@@ -143,14 +143,14 @@ fn deployment(replicas: u32, image: &str) -> Value {
 async fn complete(cluster: &Cluster) {
     let client = cluster.client();
     let path = "/apis/apps/v1/namespaces/default/deployments/web";
-    let object = client.get(path).await.expect_code(200);
+    let object = client.get(path).await.expect(200);
     let replicas = &object["spec"]["replicas"];
     let status = json!({ "status": {
         "observedGeneration": object["metadata"]["generation"],
         "replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas,
         "conditions": [{ "type": "Available", "status": "True" }],
     } });
-    client.patch(&format!("{path}/status"), "application/merge-patch+json", &status).await.expect_code(200);
+    client.patch(&format!("{path}/status"), "application/merge-patch+json", &status).await.expect(200);
 }
 
 /// The columns of the first line that begins with this word.
@@ -209,7 +209,7 @@ async fn get_watches_until_it_is_stopped() {
     let cluster = Cluster::start().await;
     let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     let client = cluster.client();
-    client.post(CONFIG_MAPS, &config_map("one", "1")).await.expect_code(201);
+    client.post(CONFIG_MAPS, &config_map("one", "1")).await.expect(201);
     let watching = async {
         use tokio::io::AsyncBufReadExt as _;
         let mut child =
@@ -219,7 +219,7 @@ async fn get_watches_until_it_is_stopped() {
         assert!(first.starts_with("one "), "{first}");
         let two = json!({ "data": { "second": "2" } });
         let path = format!("{CONFIG_MAPS}/one");
-        client.patch(&path, "application/merge-patch+json", &two).await.expect_code(200);
+        client.patch(&path, "application/merge-patch+json", &two).await.expect(200);
         let second = lines.next_line().await.expect("output").expect("a line");
         assert_eq!(second.split_whitespace().take(2).collect::<Vec<_>>(), ["one", "2"]);
         child.kill().await.expect("kubectl ends");
@@ -296,8 +296,7 @@ async fn workload_verbs_change_and_follow_a_deployment() {
     assert_eq!(kubectl.ok(&["scale", "deploy", "web", "--replicas=3"]).await, "deployment.apps/web scaled\n");
     let updated = kubectl.ok(&["set", "image", "deploy/web", "main=web:3"]).await;
     assert_eq!(updated, "deployment.apps/web image updated\n");
-    let object =
-        cluster.client().get("/apis/apps/v1/namespaces/default/deployments/web").await.expect_code(200);
+    let object = cluster.client().get("/apis/apps/v1/namespaces/default/deployments/web").await.expect(200);
     assert_eq!(object["spec"]["replicas"], 3);
     assert_eq!(object["spec"]["template"]["spec"]["containers"][0]["image"], "web:3");
     assert_eq!(object["spec"]["template"]["spec"]["containers"][1]["image"], "side:1");
@@ -344,18 +343,18 @@ async fn delete_waits_until_the_object_is_gone() {
     let client = cluster.client();
     let mut object = config_map("one", "1");
     object["metadata"]["finalizers"] = json!(["lab.example.com/hold"]);
-    let created = client.post(CONFIG_MAPS, &object).await.expect_code(201);
+    let created = client.post(CONFIG_MAPS, &object).await.expect(201);
     let release = async {
         let query = format!("watch=true&resourceVersion={}", version(&created));
         let mut watch = client.watch(&format!("{CONFIG_MAPS}?{query}")).await;
-        assert_eq!(watch.next_short().await, "MODIFIED one");
+        assert_eq!(watch.short().await, "MODIFIED one");
         let patch = json!({ "metadata": { "finalizers": null } });
         let path = format!("{CONFIG_MAPS}/one");
-        client.patch(&path, "application/merge-patch+json", &patch).await.expect_code(200);
+        client.patch(&path, "application/merge-patch+json", &patch).await.expect(200);
     };
     let (deleted, ()) = tokio::join!(kubectl.ok(&["delete", "cm", "one"]), release);
     assert!(deleted.starts_with("configmap \"one\" deleted"), "{deleted}");
-    client.get(&format!("{CONFIG_MAPS}/one")).await.expect_failure(404, "NotFound");
+    client.get(&format!("{CONFIG_MAPS}/one")).await.fails(404, "NotFound");
     cluster.running_pod("p", &["a"]).await;
     let forced = kubectl.ok(&["delete", "pod", "p", "--force", "--grace-period=0"]).await;
     assert!(forced.contains("\"p\" force deleted"), "{forced}");
@@ -394,7 +393,7 @@ async fn node_verbs_mark_a_node() {
     let cluster = Cluster::start().await;
     let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "worker-node-1" } });
-    cluster.client().post("/api/v1/nodes", &node).await.expect_code(201);
+    cluster.client().post("/api/v1/nodes", &node).await.expect(201);
     assert_eq!(kubectl.ok(&["cordon", "worker-node-1"]).await, "node/worker-node-1 cordoned\n");
     let nodes = kubectl.ok(&["get", "nodes"]).await;
     assert!(row(&nodes, "worker-node-1")[1].ends_with(",SchedulingDisabled"), "{nodes}");
@@ -409,7 +408,7 @@ async fn events_are_listed_and_described() {
     let cluster = Cluster::start().await;
     let Some(kubectl) = Kubectl::of(&cluster).await else { return };
     cluster.running_pod("p", &["a"]).await;
-    let pod = cluster.client().get("/api/v1/namespaces/default/pods/p").await.expect_code(200);
+    let pod = cluster.client().get("/api/v1/namespaces/default/pods/p").await.expect(200);
     let now = jiff::Timestamp::now().to_string();
     let event = json!({
         "apiVersion": "v1", "kind": "Event", "metadata": { "name": "p.1", "namespace": "default" },
@@ -417,7 +416,7 @@ async fn events_are_listed_and_described() {
         "type": "Normal", "reason": "Started", "message": "Started container a",
         "firstTimestamp": now, "lastTimestamp": now, "count": 1,
     });
-    cluster.client().post("/api/v1/namespaces/default/events", &event).await.expect_code(201);
+    cluster.client().post("/api/v1/namespaces/default/events", &event).await.expect(201);
     for arguments in [&["events"][..], &["get", "events"], &["describe", "pod", "p"]] {
         let text = kubectl.ok(arguments).await;
         assert!(text.contains("Started container a"), "{arguments:?}: {text}");
@@ -479,7 +478,7 @@ async fn drain_evicts_the_pods_of_a_node() {
             while let Some(event) = watch.next().await {
                 if event["type"] == "MODIFIED" && event["object"]["metadata"]["deletionTimestamp"].is_string()
                 {
-                    client.delete(&format!("{path}?gracePeriodSeconds=0")).await.expect_code(200);
+                    client.delete(&format!("{path}?gracePeriodSeconds=0")).await.expect(200);
                     break;
                 }
             }
@@ -488,7 +487,7 @@ async fn drain_evicts_the_pods_of_a_node() {
     let said = kubectl.ok(&["drain", "worker-node-1", "--force", "--timeout=15s"]).await;
     assert!(said.contains("node/worker-node-1 drained"), "{said}");
     kubelet.await.expect("the pod was asked to go");
-    client.get(path).await.expect_failure(404, "NotFound");
+    client.get(path).await.fails(404, "NotFound");
     assert!(kubectl.ok(&["get", "node", "worker-node-1"]).await.contains("SchedulingDisabled"));
 }
 
@@ -518,12 +517,12 @@ async fn server_side_apply_merges_conflicts_and_takes_over_from_client_side_appl
     kubectl.apply(&config_map("two", "1")).await;
     let said = kubectl.ok_with_input(&apply, &two("2")).await;
     assert_eq!(said, "configmap/two serverside-applied\n");
-    let moved = cluster.client().get(&format!("{CONFIG_MAPS}/two")).await.expect_code(200);
+    let moved = cluster.client().get(&format!("{CONFIG_MAPS}/two")).await.expect(200);
     let entries = moved["metadata"]["managedFields"].as_array().expect("entries");
     let managers: Vec<&Value> = entries.iter().map(|entry| &entry["manager"]).collect();
     assert_eq!(managers, ["kubectl", "kubectl-last-applied"], "{entries:?}");
     let said = kubectl.apply(&config_map("two", "3")).await;
     assert!(said.contains("configured"), "{said}");
-    let back = cluster.client().get(&format!("{CONFIG_MAPS}/two")).await.expect_code(200);
+    let back = cluster.client().get(&format!("{CONFIG_MAPS}/two")).await.expect(200);
     assert_eq!(back["data"]["key"], "3");
 }

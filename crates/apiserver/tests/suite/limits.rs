@@ -23,7 +23,7 @@ async fn a_body_over_the_limit_is_refused_before_it_is_parsed() {
     let body = Bytes::from(vec![b' '; 3 * 1024 * 1024 + 1]);
     let headers = [("content-type", "application/json")];
     let reply = client.send(request(Method::POST, CONFIG_MAPS, &headers, body)).await;
-    let status = reply.expect_failure(413, "RequestEntityTooLarge");
+    let status = reply.fails(413, "RequestEntityTooLarge");
     assert_eq!(status["message"], "Request entity too large: limit is 3145728");
 }
 
@@ -31,11 +31,11 @@ async fn a_body_over_the_limit_is_refused_before_it_is_parsed() {
 async fn a_patch_of_too_many_operations_is_refused() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
-    client.post(CONFIG_MAPS, &config_map("one", "1")).await.expect_code(201);
+    client.post(CONFIG_MAPS, &config_map("one", "1")).await.expect(201);
     let operation = json!({ "op": "test", "path": "/data/key", "value": "1" });
     let operations = serde_json::Value::from(vec![operation; 10_001]);
     let reply = client.patch(&format!("{CONFIG_MAPS}/one"), "application/json-patch+json", &operations).await;
-    reply.expect_failure(413, "RequestEntityTooLarge");
+    reply.fails(413, "RequestEntityTooLarge");
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn watches_beyond_the_limit_are_asked_to_come_later() {
     let first = client.watch(&path).await;
     let refused = client.get(&path).await;
     assert_eq!(refused.header("retry-after"), "1");
-    refused.expect_failure(429, "TooManyRequests");
+    refused.fails(429, "TooManyRequests");
     drop(first);
 }
 
@@ -54,9 +54,9 @@ async fn watches_beyond_the_limit_are_asked_to_come_later() {
 async fn a_watch_that_lags_behind_the_history_is_told_to_begin_anew() {
     let cluster = cluster_with(Limits { history_events: 4, ..Limits::default() }).await;
     let client = cluster.client();
-    let start = crate::harness::version(&client.get(CONFIG_MAPS).await.expect_code(200));
+    let start = crate::harness::version(&client.get(CONFIG_MAPS).await.expect(200));
     for value in 0..10 {
-        client.post(CONFIG_MAPS, &config_map(&format!("cm-{value}"), "1")).await.expect_code(201);
+        client.post(CONFIG_MAPS, &config_map(&format!("cm-{value}"), "1")).await.expect(201);
     }
     let mut watch = client.watch(&format!("{CONFIG_MAPS}?watch=true&resourceVersion={start}")).await;
     let event = watch.next().await.expect("an event");
@@ -98,7 +98,7 @@ async fn malformed_http_is_answered_or_dropped_and_the_server_goes_on() {
     for case in cases {
         send_raw(&cluster, case).await;
     }
-    cluster.client().get("/version").await.expect_code(200);
+    cluster.client().get("/version").await.expect(200);
 }
 
 #[test]

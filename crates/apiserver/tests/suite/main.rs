@@ -2,6 +2,8 @@
 
 #![expect(clippy::indexing_slicing, reason = "a test that asks for what isn't there has failed anyway")]
 
+#[path = "../wire/answer.rs"]
+mod answer;
 mod harness;
 
 mod auth;

@@ -11,17 +11,17 @@ use crate::harness::{CONFIG_MAPS, Cluster, config_map, request};
 async fn an_outage_cuts_everything_and_forgets_nothing() {
     let cluster = Cluster::start().await;
     let client = cluster.client();
-    client.post(CONFIG_MAPS, &config_map("one", "1")).await.expect_code(201);
+    client.post(CONFIG_MAPS, &config_map("one", "1")).await.expect(201);
     let mut watch =
         client.watch(&format!("{CONFIG_MAPS}?watch=true&fieldSelector=metadata.name%3Done")).await;
-    assert_eq!(watch.next_short().await, "ADDED one");
+    assert_eq!(watch.short().await, "ADDED one");
     cluster.server.pause();
     assert!(cluster.server.is_paused());
     assert_eq!(watch.next().await, None, "the watch is cut");
     let during = client.try_send(request(Method::GET, "/version", &[], Bytes::new())).await;
     assert!(during.is_err());
     cluster.server.resume();
-    client.get(&format!("{CONFIG_MAPS}/one")).await.expect_code(200);
+    client.get(&format!("{CONFIG_MAPS}/one")).await.expect(200);
 }
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn a_listener_can_be_added_later() {
     let address = listener.local_addr().expect("an address");
     cluster.server.add_listener(listener).expect("a listener");
     cluster.address = address;
-    cluster.client().get("/version").await.expect_code(200);
+    cluster.client().get("/version").await.expect(200);
 }
 
 #[tokio::test]
@@ -56,5 +56,5 @@ async fn a_component_inside_the_server_writes_like_any_client() {
         store.create(context, &info, Some("default"), config_map("inside", "1"), &Default::default())
     });
     assert!(written.expect("written").created);
-    assert_eq!(watch.next_short().await, "ADDED inside");
+    assert_eq!(watch.short().await, "ADDED inside");
 }

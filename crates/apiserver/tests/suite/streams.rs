@@ -72,9 +72,9 @@ async fn a_log_is_plain_text() {
     assert_eq!(reply.text(), "a line 1\na line 2\na line 3\n");
     assert_eq!(client.get(&format!("{LOG}?tailLines=1")).await.text(), "a line 3\n");
     assert_eq!(client.get(&format!("{LOG}?limitBytes=12")).await.text(), "a line 1\na l");
-    let status = client.get(&format!("{LOG}?previous=true")).await.expect_failure(400, "BadRequest");
+    let status = client.get(&format!("{LOG}?previous=true")).await.fails(400, "BadRequest");
     assert_eq!(status["message"], "previous terminated container not found");
-    client.get(&format!("{LOG}?tailLines=-1")).await.expect_failure(422, "Invalid");
+    client.get(&format!("{LOG}?tailLines=-1")).await.fails(422, "Invalid");
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn a_log_of_a_wrong_container_says_what_is_wrong() {
     let client = cluster.client();
     cluster.running_pod("p", &["a", "b"]).await;
     let message = async |query: &str| {
-        client.get(&format!("{LOG}{query}")).await.expect_failure(400, "BadRequest")["message"].clone()
+        client.get(&format!("{LOG}{query}")).await.fails(400, "BadRequest")["message"].clone()
     };
     assert_eq!(message("").await, "a container name must be specified for pod p, choose one of: [a b]");
     assert_eq!(message("?container=c").await, "container c is not valid for pod p");
@@ -92,10 +92,10 @@ async fn a_log_of_a_wrong_container_says_what_is_wrong() {
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "q" },
         "spec": { "containers": [{ "name": "a", "image": "a:1" }] },
     });
-    client.post("/api/v1/namespaces/default/pods", &pod).await.expect_code(201);
-    let reply = client.get("/api/v1/namespaces/default/pods/q/log").await.expect_failure(400, "BadRequest");
+    client.post("/api/v1/namespaces/default/pods", &pod).await.expect(201);
+    let reply = client.get("/api/v1/namespaces/default/pods/q/log").await.fails(400, "BadRequest");
     assert_eq!(reply["message"], "container \"a\" in pod \"q\" is waiting to start: ContainerCreating");
-    client.get("/api/v1/namespaces/default/pods/none/log").await.expect_failure(404, "NotFound");
+    client.get("/api/v1/namespaces/default/pods/none/log").await.fails(404, "NotFound");
 }
 
 #[tokio::test]
@@ -104,10 +104,10 @@ async fn exec_without_upgrade_and_port_forward_are_refused_with_a_status() {
     let client = cluster.client();
     cluster.running_pod("p", &["a"]).await;
     let pod = "/api/v1/namespaces/default/pods/p";
-    client.get(&format!("{pod}/exec?command=ls&stdout=true")).await.expect_failure(400, "BadRequest");
-    client.get(&format!("{pod}/exec?command=ls")).await.expect_failure(400, "BadRequest");
-    client.get(&format!("{pod}/exec?stdout=true")).await.expect_failure(400, "BadRequest");
-    client.get(&format!("{pod}/portforward?ports=80")).await.expect_failure(400, "BadRequest");
+    client.get(&format!("{pod}/exec?command=ls&stdout=true")).await.fails(400, "BadRequest");
+    client.get(&format!("{pod}/exec?command=ls")).await.fails(400, "BadRequest");
+    client.get(&format!("{pod}/exec?stdout=true")).await.fails(400, "BadRequest");
+    client.get(&format!("{pod}/portforward?ports=80")).await.fails(400, "BadRequest");
 }
 
 mod by_kube_rs {
