@@ -21,7 +21,7 @@ struct Held {
 }
 
 pub(crate) fn run(figures: &mut Figures) -> Result<()> {
-    let session = Session::up()?;
+    let session = Session::up(false)?;
     session.gateways(&["worker-node-1", "worker-node-2"])?;
     let pod = session.pod("failover", "controller-node-1")?;
     session.policy("failover")?;

@@ -15,7 +15,7 @@ pub(crate) fn run(figures: &mut Figures) -> Result<()> {
     let mut memory_mb = Vec::new();
     for _ in 0..RUNS {
         let start = Instant::now();
-        let session = Session::up()?;
+        let session = Session::up(true)?;
         up_s.push(start.elapsed().as_secs_f64());
         memory_mb.push(session.lab.status()?.memory_kib as f64 / 1024.0);
         let start = Instant::now();

@@ -18,6 +18,7 @@ use kernel::netns::Netns;
 use kernel::route::RouteEntry;
 use kernel::rtnetlink::RouteSocket;
 use kernel::sysctl;
+use model::tunnel_mac::MacAddress;
 
 /// Address and port of the server.
 pub(crate) const SERVER: &str = "10.3.0.2:9000";
@@ -43,8 +44,9 @@ impl Plain {
         default_route(&outside, "10.3.0.1")?;
         let (out, back) = if vxlan { ("10.9.0.2", "10.9.0.1") } else { ("10.2.0.2", "10.2.0.1") };
         if vxlan {
-            tunnel(&node, "n0", ("10.2.0.1", "10.9.0.1/24"), "10.2.0.2")?;
-            tunnel(&gateway, "n1", ("10.2.0.2", "10.9.0.2/24"), "10.2.0.1")?;
+            let (first, second) = (("10.2.0.1", back), ("10.2.0.2", out));
+            tunnel(&node, "n0", first, second)?;
+            tunnel(&gateway, "n1", second, first)?;
         }
         default_route(&node, out)?;
         default_route(&gateway, back)?;
@@ -86,17 +88,19 @@ fn default_route(netns: &Netns, gateway: &str) -> Result<()> {
     Ok(())
 }
 
-fn tunnel(netns: &Netns, parent: &str, (local, inner): (&str, &str), remote: &str) -> Result<()> {
+/// One end of a tunnel; each end is told where the other is, as our agents do it.
+fn tunnel(netns: &Netns, parent: &str, own: (&str, &str), peer: (&str, &str)) -> Result<()> {
     let mut socket = RouteSocket::open_in(netns)?;
     let parent = socket.index_of(parent)?;
-    let vxlan =
-        Vxlan { vni: 100, port: 7789, parent: Some(parent), local: Some(local.parse()?), learning: true };
-    socket.add_link(&NewLink { up: true, ..NewLink::new("vxlan0", LinkKind::Vxlan(vxlan)) })?;
+    let (local, destination): (IpAddr, IpAddr) = (own.0.parse()?, peer.0.parse()?);
+    let vxlan = Vxlan { vni: 100, port: 7789, parent: Some(parent), local: Some(local), learning: false };
+    let mac = Some(MacAddress::of_tunnel(own.0));
+    socket.add_link(&NewLink { up: true, mac, ..NewLink::new("vxlan0", LinkKind::Vxlan(vxlan)) })?;
     let index = socket.index_of("vxlan0")?;
-    socket.add_address(index, inner.parse()?)?;
-    let destination: IpAddr = remote.parse()?;
-    // The all-zero entry floods to the one peer that there is; addresses are learned from then on.
-    socket.set_fdb(FdbEntry { index, mac: model::tunnel_mac::MacAddress([0; 6]), destination })?;
+    socket.add_address(index, format!("{}/24", own.1).parse()?)?;
+    let mac = MacAddress::of_tunnel(peer.0);
+    socket.set_neighbour(index, peer.1.parse()?, mac)?;
+    socket.set_fdb(FdbEntry { index, mac, destination })?;
     Ok(())
 }
 

@@ -31,12 +31,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Starts a lab of three nodes.
-    pub(crate) fn up() -> Result<Self> {
+    /// Starts a lab of three nodes; with `observe` it notes what reaches the outside host, which costs time per packet.
+    pub(crate) fn up(observe: bool) -> Result<Self> {
         let bench = std::env::current_exe().context("finding this program")?;
         let program = bench.with_file_name("egressgateway");
         let name = format!("bench-{}", std::process::id());
-        let lab = Lab::up(&LabOptions { name, program, ..LabOptions::default() }, |_| {})?;
+        let lab = Lab::up(&LabOptions { name, program, observe, ..LabOptions::default() }, |_| {})?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let client = runtime.block_on(lab.client())?;
         Ok(Self { lab, client, runtime, bench })

@@ -17,7 +17,7 @@ const MEASURES: [(&str, &str, f64); 3] = [
 ];
 
 pub(crate) fn run(figures: &mut Figures) -> Result<()> {
-    let session = Session::up()?;
+    let session = Session::up(false)?;
     session.gateways(&["worker-node-1"])?;
     let pod = session.pod("throughput", "worker-node-2")?;
     session.policy("throughput")?;
