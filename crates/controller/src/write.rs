@@ -255,26 +255,19 @@ impl Writer<'_> {
         for (key, planned) in &self.plan.policies {
             let known = self.state.snapshot.policies.get(key);
             let is_told = known.is_some_and(|known| known.status == planned.status);
+            let wanted = |metadata: &ObjectMeta, status: Option<&EgressPolicyStatus>| {
+                let before = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+                let needed = !(is_told && is_observed(metadata, status));
+                needed.then(|| render::policy_status(planned, before, metadata.generation, self.now))
+            };
             if let Some(object) = self.state.policies.get(key) {
-                if is_told && is_observed(&object.metadata, object.status.as_ref()) {
-                    continue;
-                }
-                let before =
-                    object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-                let status = render::policy_status(planned, before, object.metadata.generation, self.now);
-                let mut wanted = object.clone();
-                wanted.status = Some(status);
+                let Some(status) = wanted(&object.metadata, object.status.as_ref()) else { continue };
+                let wanted = EgressPolicy { status: Some(status), ..object.clone() };
                 let api = self.namespaced(key.namespace.as_deref());
                 jobs.extend(patch_job(api, object, &wanted, Part::Status, Input::Policy));
             } else if let Some(object) = self.state.cluster_policies.get(key) {
-                if is_told && is_observed(&object.metadata, object.status.as_ref()) {
-                    continue;
-                }
-                let before =
-                    object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-                let status = render::policy_status(planned, before, object.metadata.generation, self.now);
-                let mut wanted = object.clone();
-                wanted.status = Some(status);
+                let Some(status) = wanted(&object.metadata, object.status.as_ref()) else { continue };
+                let wanted = EgressClusterPolicy { status: Some(status), ..object.clone() };
                 jobs.extend(patch_job(self.api(), object, &wanted, Part::Status, Input::ClusterPolicy));
             }
         }

@@ -49,18 +49,12 @@ async fn pages_show_one_state_and_count_what_is_left() {
     let client = cluster.client();
     let path = five(&cluster).await;
     let first = client.get(&format!("{path}?limit=2")).await.expect(200);
-    assert_eq!(
-        (names(&first), &first["metadata"]["remainingItemCount"]),
-        (vec!["a", "b"], &json!(3))
-    );
+    assert_eq!((names(&first), &first["metadata"]["remainingItemCount"]), (vec!["a", "b"], &json!(3)));
     let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "bb" } });
     client.post(&path, &secret).await.expect(201);
     let token = first["metadata"]["continue"].as_str().expect("a token");
     let second = client.get(&format!("{path}?limit=2&continue={token}")).await.expect(200);
-    assert_eq!(
-        (names(&second), &second["metadata"]["remainingItemCount"]),
-        (vec!["c", "d"], &json!(1))
-    );
+    assert_eq!((names(&second), &second["metadata"]["remainingItemCount"]), (vec!["c", "d"], &json!(1)));
     assert_eq!(version(&first), version(&second));
     let token = second["metadata"]["continue"].as_str().expect("a token");
     let third = client.get(&format!("{path}?limit=2&continue={token}")).await.expect(200);

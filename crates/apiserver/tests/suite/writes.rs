@@ -228,10 +228,7 @@ async fn a_collection_is_deleted_by_label() {
         client.post(CONFIG_MAPS, &object).await.expect(201);
     }
     let deleted = client.delete(&format!("{CONFIG_MAPS}?labelSelector=go%3Dtrue")).await.expect(200);
-    assert_eq!(
-        (&deleted["kind"], names(&deleted)),
-        (&json!("ConfigMapList"), vec!["one", "two"])
-    );
+    assert_eq!((&deleted["kind"], names(&deleted)), (&json!("ConfigMapList"), vec!["one", "two"]));
     client.get(&format!("{CONFIG_MAPS}/three")).await.expect(200);
     client.delete("/api/v1/namespaces").await.fails(405, "MethodNotAllowed");
 }

@@ -48,9 +48,7 @@ where
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_is_put_in_force_with_everything_that_it_needs() {
-    let cluster = Cluster::start().await;
-    let controller = cluster.controller("one");
-    cluster.agents().await;
+    let (cluster, controller) = Cluster::at_work().await;
     cluster.pod("default", "web", "c", "10.244.3.7").await;
     cluster.gateway("default", "10.6.168.201-10.6.168.205").await;
     let applied = Instant::now();
@@ -111,9 +109,7 @@ async fn a_policy_is_put_in_force_with_everything_that_it_needs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_objects_are_told_why_and_harm_no_other() {
-    let cluster = Cluster::start().await;
-    let controller = cluster.controller("one");
-    cluster.agents().await;
+    let (cluster, controller) = Cluster::at_work().await;
     cluster.gateway("default", "10.6.168.201-10.6.168.205").await;
     cluster.policy("unknown", "nowhere").await;
     let both =
@@ -158,9 +154,7 @@ async fn wrong_objects_are_told_why_and_harm_no_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_eip_moves_when_its_node_fails_or_another_gateway_claims_it() {
-    let cluster = Cluster::start().await;
-    let controller = cluster.controller("one");
-    cluster.agents().await;
+    let (cluster, controller) = Cluster::at_work().await;
     cluster.gateway("default", "10.6.168.201").await;
     cluster.policy("test", "default").await;
     let on_node = |node: &'static str| {
@@ -208,9 +202,7 @@ async fn an_eip_moves_when_its_node_fails_or_another_gateway_claims_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_in_use_is_kept_until_its_last_policy_goes() {
-    let cluster = Cluster::start().await;
-    let controller = cluster.controller("one");
-    cluster.agents().await;
+    let (cluster, controller) = Cluster::at_work().await;
     cluster.gateway("default", "10.6.168.201").await;
     cluster.policy("test", "default").await;
     ready_policy(&cluster, "test").await;
@@ -233,9 +225,7 @@ async fn a_gateway_in_use_is_kept_until_its_last_policy_goes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defaults_are_filled_in_where_the_object_leaves_them_open() {
-    let cluster = Cluster::start().await;
-    let controller = cluster.controller("one");
-    cluster.agents().await;
+    let (cluster, controller) = Cluster::at_work().await;
     cluster.gateway("default", "10.6.168.201").await;
     let gateways: Api<EgressGateway> = cluster.api();
     let patch = Patch::Merge(json!({"spec": {"clusterDefault": true}}));
@@ -254,9 +244,7 @@ async fn defaults_are_filled_in_where_the_object_leaves_them_open() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_changes_no_object() {
-    let cluster = Cluster::start().await;
-    let controller = cluster.controller("one");
-    cluster.agents().await;
+    let (cluster, controller) = Cluster::at_work().await;
     cluster.pod("default", "web", "c", "10.244.3.7").await;
     cluster.gateway("default", "10.6.168.201-10.6.168.205").await;
     cluster.policy("test", "default").await;
@@ -314,9 +302,7 @@ async fn of_two_replicas_one_writes_and_the_other_takes_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleted_objects_that_are_still_needed_come_back_and_others_go() {
-    let cluster = Cluster::start().await;
-    let controller = cluster.controller("one");
-    cluster.agents().await;
+    let (cluster, controller) = Cluster::at_work().await;
     let tunnels: Api<EgressTunnel> = cluster.api();
     let before = tunnels.get("b").await.unwrap();
     tunnels.delete("b", &DeleteParams::default()).await.unwrap();
@@ -341,9 +327,7 @@ async fn deleted_objects_that_are_still_needed_come_back_and_others_go() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_of_the_api_server_changes_nothing_and_work_goes_on_after_it() {
-    let cluster = Cluster::start().await;
-    let controller = cluster.controller("one");
-    cluster.agents().await;
+    let (cluster, controller) = Cluster::at_work().await;
     cluster.gateway("default", "10.6.168.201-10.6.168.205").await;
     cluster.policy("test", "default").await;
     ready_policy(&cluster, "test").await;

@@ -99,6 +99,14 @@ impl Cluster {
         self.set_ready(name, true).await;
     }
 
+    /// A cluster with a controller and an agent per node.
+    pub(crate) async fn at_work() -> (Self, Controller) {
+        let cluster = Self::start().await;
+        let controller = cluster.controller("one");
+        cluster.agents().await;
+        (cluster, controller)
+    }
+
     pub(crate) async fn set_ready(&self, name: &str, ready: bool) {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let status = if ready { "True" } else { "Unknown" };

@@ -2,19 +2,23 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::time::Duration;
 
 use api::v1beta1::EgressGateway;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ObjectMeta, PostParams};
+use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Config;
 use kube::{Api, Resource, ResourceExt};
 use runtime::watch::{Absent, Change, watch};
 use runtime::writer::{Part, WriteError, patch, update_status};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::Cluster;
@@ -88,10 +92,34 @@ async fn config_map(cluster: &Cluster, name: &str, value: &str) {
     maps.create(&PostParams::default(), &map).await.expect("created");
 }
 
-/// The next change, in time.
-async fn next<K>(changes: &mut mpsc::Receiver<Change<K>>) -> Change<K> {
-    let change = tokio::time::timeout(Duration::from_secs(30), changes.recv()).await;
-    change.expect("a change in time").expect("the watch goes on")
+/// A watch that runs beside the test.
+struct Watch<K> {
+    changes: mpsc::Receiver<Change<K>>,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl<K> Watch<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    fn start(api: Api<DeserializeGuard<K>>, absent: Absent) -> Self {
+        let (sender, changes) = mpsc::channel(8);
+        let stop = CancellationToken::new();
+        let watching = watch(api, Config::default(), absent, |change| change, sender, stop.clone());
+        Self { changes, stop, task: tokio::spawn(watching) }
+    }
+
+    /// The next change, in time.
+    async fn next(&mut self) -> Change<K> {
+        let change = tokio::time::timeout(Duration::from_secs(30), self.changes.recv()).await;
+        change.expect("a change in time").expect("the watch goes on")
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.expect("no panic").expect("ends in order");
+    }
 }
 
 fn names<K: Resource>(objects: &[K]) -> Vec<String> {
@@ -103,75 +131,42 @@ async fn an_object_that_cannot_be_read_is_left_out_and_hides_no_other() {
     let cluster = Cluster::start().await;
     config_map(&cluster, "bad", "many").await;
     config_map(&cluster, "good", "1").await;
-    let (sender, mut changes) = mpsc::channel(8);
-    let stop = CancellationToken::new();
-    let maps: Api<_> = Api::namespaced(cluster.client.clone(), "default");
-    let task = tokio::spawn(watch(
-        maps,
-        Config::default(),
-        Absent::Wait,
-        |change: Change<Numbers>| change,
-        sender,
-        stop.clone(),
-    ));
-    let Change::Replaced(listed) = next(&mut changes).await else { panic!("no list first") };
+    let mut watch = Watch::<Numbers>::start(Api::namespaced(cluster.client.clone(), "default"), Absent::Wait);
+    let Change::Replaced(listed) = watch.next().await else { panic!("no list first") };
     assert_eq!(names(&listed), ["good"]);
     config_map(&cluster, "worse", "none").await;
     config_map(&cluster, "better", "2").await;
-    let Change::Applied(applied) = next(&mut changes).await else { panic!("not applied") };
+    let Change::Applied(applied) = watch.next().await else { panic!("not applied") };
     assert_eq!(applied.name_any(), "better");
-    stop.cancel();
-    task.await.expect("no panic").expect("ends in order");
+    watch.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_kind_that_the_server_does_not_know_there_are_none() {
     let cluster = Cluster::start().await;
-    let (sender, mut changes) = mpsc::channel(8);
-    let stop = CancellationToken::new();
-    let unicorns: Api<_> = Api::all(cluster.client.clone());
-    let task = tokio::spawn(watch(
-        unicorns,
-        Config::default(),
-        Absent::Empty,
-        |change: Change<Unicorn>| change,
-        sender,
-        stop.clone(),
-    ));
-    let Change::Replaced(listed) = next(&mut changes).await else { panic!("no list") };
+    let mut watch = Watch::<Unicorn>::start(Api::all(cluster.client.clone()), Absent::Empty);
+    let Change::Replaced(listed) = watch.next().await else { panic!("no list") };
     assert_eq!(names(&listed), Vec::<String>::new());
-    stop.cancel();
-    task.await.expect("no panic").expect("ends in order");
+    watch.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_goes_on_after_its_server_was_away() {
     let cluster = Cluster::start().await;
-    let (sender, mut changes) = mpsc::channel(8);
-    let stop = CancellationToken::new();
-    let maps: Api<_> = Api::namespaced(cluster.client.clone(), "default");
-    let task = tokio::spawn(watch(
-        maps,
-        Config::default(),
-        Absent::Wait,
-        |change: Change<Numbers>| change,
-        sender,
-        stop.clone(),
-    ));
-    assert!(matches!(next(&mut changes).await, Change::Replaced(_)));
+    let mut watch = Watch::<Numbers>::start(Api::namespaced(cluster.client.clone(), "default"), Absent::Wait);
+    assert!(matches!(watch.next().await, Change::Replaced(_)));
     cluster.server.pause();
     cluster.server.resume();
     cluster.eventually("an answer", || async { cluster.client.apiserver_version().await.ok() }).await;
     config_map(&cluster, "later", "1").await;
     loop {
-        match next(&mut changes).await {
+        match watch.next().await {
             Change::Applied(applied) if applied.name_any() == "later" => break,
             Change::Replaced(listed) if names(&listed).contains(&"later".to_owned()) => break,
             _ => {}
         }
     }
-    stop.cancel();
-    task.await.expect("no panic").expect("ends in order");
+    watch.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
