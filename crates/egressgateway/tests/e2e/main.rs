@@ -12,6 +12,7 @@
 mod destinations;
 mod drift;
 mod failover;
+mod overflow;
 mod protocols;
 mod refusals;
 mod restarts;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         drift::SCENARIOS,
         restarts::SCENARIOS,
         failover::SCENARIOS,
+        overflow::SCENARIOS,
     ]
     .concat();
     if arguments.iter().any(|argument| argument == "--list") {

@@ -229,6 +229,13 @@ impl World {
         Ok(())
     }
 
+    /// Changes an object of ours.
+    pub(crate) fn patch(&self, kind: &str, namespace: Option<&str>, name: &str, patch: &Value) -> Result<()> {
+        let patch = Patch::Merge(patch);
+        self.answered(self.ours(kind, namespace).patch(name, &PatchParams::default(), &patch))?;
+        Ok(())
+    }
+
     /// Reads an object of ours.
     pub(crate) fn get(&self, kind: &str, namespace: Option<&str>, name: &str) -> Result<Value> {
         Ok(self.answered(self.ours(kind, namespace).get(name))?.data)

@@ -1,0 +1,138 @@
+//! Nodes without ports of their own leave with those of their gateway.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use datapath::compile::names;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::Scenario;
+use crate::scene::Scene;
+use crate::traffic::{self, Held};
+use crate::world::{GATEWAYS, PLAIN, SYSTEM, World, text};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[("a_node_without_ports_uses_those_of_its_gateway", overflow)];
+
+/// Connections at a time; more than the smallest block has ports would be refused without overflow.
+const CONNECTIONS: usize = 40;
+
+/// The controller is away while this lives, so that leases stay as the scenario wants them.
+struct WithoutController<'w>(&'w World);
+
+impl<'w> WithoutController<'w> {
+    fn new(world: &'w World) -> Result<Self> {
+        let away = Self(world);
+        away.scale(0)?;
+        world.until("the controller is gone", || {
+            let pods = world.pods(SYSTEM, "app.kubernetes.io/component=egressgateway-controller")?;
+            ensure!(pods.is_empty(), "{} pods are left", pods.len());
+            Ok(())
+        })?;
+        Ok(away)
+    }
+
+    fn scale(&self, replicas: u32) -> Result<()> {
+        let deployments = self.0.built_in::<Deployment>(SYSTEM);
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        self.0.answered(deployments.patch("egressgateway-controller", &PatchParams::default(), &patch))?;
+        Ok(())
+    }
+}
+
+impl Drop for WithoutController<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.scale(1) {
+            println!("  the controller does not come back: {error:#}");
+        }
+    }
+}
+
+/// Rewrites the blocks of an EIP that a node holds.
+fn lease(world: &World, node: &str, eip: IpAddr, gateway: &str, blocks: &Value) -> Result<()> {
+    let leases = world.list("EgressPortLease", None)?;
+    let held = leases.into_iter().find(|lease| lease.name_any() == node);
+    let mut spec = held
+        .and_then(|lease| lease.data.get("spec").cloned())
+        .with_context(|| format!("{node} holds nothing"))?;
+    let generation = spec.get("generation").and_then(Value::as_i64).unwrap_or_default();
+    let fields = spec.as_object_mut().context("a spec")?;
+    fields.insert("generation".to_owned(), json!(generation + 1));
+    let mut eips = fields.remove("leases").and_then(|leases| leases.as_array().cloned()).unwrap_or_default();
+    eips.retain(|lease| text(lease, "/ipv4") != eip.to_string());
+    eips.push(json!({"gateway": gateway, "ipv4": eip.to_string(), "blocks": blocks}));
+    fields.insert("leases".to_owned(), json!(eips));
+    world.patch("EgressPortLease", None, node, &json!({"spec": spec}))
+}
+
+fn overflow(world: &World) -> Result<()> {
+    let scene = Scene::new(world, "overflow", 213)?;
+    let pods = [scene.pod("far", PLAIN)?, scene.pod("near", GATEWAYS[0])?];
+    scene.policy(
+        "test",
+        json!({
+            "appliedTo": {"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}},
+            "destSubnet": ["10.6.168.63/32"],
+        }),
+    )?;
+    for pod in &pods {
+        world.until_seen_as(&pod.netns, scene.eip(0))?;
+    }
+    let away = WithoutController::new(world)?;
+    // Both gateways hold a small block of the upper range; the source and the pod next to a gateway hold nothing.
+    for (number, gateway) in GATEWAYS.iter().enumerate() {
+        let first = 49152 + 64 * number;
+        let block = json!([{"first": first, "size": 64, "state": "Active", "role": "Overflow"}]);
+        lease(world, gateway, scene.eip(0), scene.name, &block)?;
+    }
+    lease(world, PLAIN, scene.eip(0), scene.name, &json!([]))?;
+
+    let counted = world.counter(PLAIN, names::OVERFLOW)?;
+    world.until("new connections overflow", || {
+        world.seen_from(&pods[0].netns)?;
+        let now = world.counter(PLAIN, names::OVERFLOW)?;
+        ensure!(now > counted, "{now} new connections were counted");
+        Ok(())
+    })?;
+    let server = world.serve()?;
+    let held = Held::open(&pods[0].netns, server.address(), CONNECTIONS)?;
+    held.flow_on(world)?;
+    let near = Held::open(&pods[1].netns, server.address(), 3)?;
+    near.flow_on(world).context("from the gateway's own pod")?;
+    // Datagrams from the same port of both nodes' pods to the same server.
+    for pod in &pods {
+        let socket =
+            pod.netns.run(|| std::net::UdpSocket::bind(SocketAddr::from(([0, 0, 0, 0], 50000))))??;
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(3)))?;
+        socket.send_to(b"hello", server.address())?;
+        let length = socket.recv_from(&mut [0; 16]).context("an answer to a datagram")?.0;
+        ensure!(length == 5, "{length} bytes came back");
+    }
+    held.end()?;
+    near.end()?;
+    let seen = world.sightings_at(server.port())?;
+    let sources: BTreeSet<IpAddr> = seen.iter().map(|sighting| sighting.source).collect();
+    ensure!(sources == BTreeSet::from([scene.eip(0)]), "the outside saw {sources:?}");
+    let stray: Vec<u16> = seen
+        .iter()
+        .map(|sighting| sighting.source_port)
+        .filter(|port| !(49152..49152 + 128).contains(port))
+        .collect();
+    ensure!(stray.is_empty(), "the outside saw ports that no gateway holds: {stray:?}");
+    let guarded = world.counter(PLAIN, names::DROP_GUARD)?;
+    ensure!(guarded == 0, "the guard had to drop {guarded} packets");
+    drop(traffic::connect(&pods[0].netns, server.address())?);
+    drop(away);
+    world.until("the controller is back", || {
+        let pods = world.pods(SYSTEM, "app.kubernetes.io/component=egressgateway-controller")?;
+        let ready = pods.iter().any(|pod| {
+            let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+            conditions.into_iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True")
+        });
+        ensure!(ready, "it is not ready");
+        Ok(())
+    })
+}
