@@ -434,6 +434,9 @@ fn ready_eips(objects: &Objects, local: &Local, view: &NodeView) -> BTreeSet<Eip
     let is_ready = |(eip, source): &(&EipPair, &SourceEip)| {
         let answered_here = || view.gateway_eips.get(eip).is_some_and(|own| own.answers);
         let confirmed = |node: &String| local.confirmed.get(node).is_some_and(|at| *at >= generation);
+        if source.node_address {
+            return source.carrier.is_some();
+        }
         source.block.is_some()
             && local.claimed.contains(eip)
             && source

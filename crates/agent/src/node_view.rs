@@ -52,7 +52,8 @@ pub struct Derived {
     groups: BTreeMap<EipPair, EipGroup>,
     /// Local pods that each policy selects, in the order of [`Objects::all_policies`]
     selected: Vec<BTreeSet<PodKey>>,
-    /// EIPs that pods of this node leave with, or may at once: those of policies that select one, and those of its leases
+    /// EIPs that pods of this node leave with, or may at once: those of policies that select one, and those of its leases;
+    /// and what stands for the nodes whose own addresses they leave with
     used: BTreeSet<EipPair>,
 }
 
@@ -62,11 +63,17 @@ impl Derived {
     pub fn of(objects: &Objects, node: &str) -> Self {
         let selected: Vec<BTreeSet<PodKey>> =
             objects.all_policies().map(|policy| selected(objects, policy)).collect();
-        let selecting = objects.all_policies().zip(&selected).filter(|(_, pods)| !pods.is_empty());
         let leases = objects.leases.get(node).into_iter().flat_map(|node| &node.lease.leases);
         let leased = leases.filter(|lease| lease.blocks.iter().any(|block| block.role == BlockRole::Source));
-        let used =
-            selecting.filter_map(|(policy, _)| policy.eip).chain(leased.map(|lease| lease.eip)).collect();
+        let mut used: BTreeSet<EipPair> = leased.map(|lease| lease.eip).collect();
+        for (policy, _) in objects.all_policies().zip(&selected).filter(|(_, pods)| !pods.is_empty()) {
+            used.extend(policy.eip);
+            if is_of_node(policy) {
+                used.extend(
+                    lenders(objects, policy).into_iter().filter_map(|node| own_address(objects, node)),
+                );
+            }
+        }
         Self { groups: groups(objects), selected, used }
     }
 
@@ -74,6 +81,48 @@ impl Derived {
     #[must_use]
     pub fn used(&self) -> &BTreeSet<EipPair> {
         &self.used
+    }
+}
+
+/// Whether pods of the policy leave with the own address of a gateway node.
+fn is_of_node(policy: &PlacedPolicy) -> bool {
+    policy.policy.egress == EgressChoice::NodeAddress
+}
+
+/// The nodes that may lend their address to the policy's pods, the controller's choice first.
+fn lenders<'a>(objects: &'a Objects, policy: &'a PlacedPolicy) -> Vec<&'a str> {
+    let named = policy.policy.gateway.as_ref().and_then(|name| objects.gateways.get(name));
+    let chosen = policy.node.as_deref();
+    let others = named.into_iter().flat_map(|group| &group.nodes).map(String::as_str);
+    let others = others.filter(|node| Some(*node) != chosen);
+    chosen.into_iter().chain(others).take(CANDIDATES).collect()
+}
+
+/// What stands for a node's own address among EIPs: its tunnel address.
+fn own_address(objects: &Objects, node: &str) -> Option<EipPair> {
+    let tunnel = objects.tunnels.get(node)?;
+    EipPair::new(tunnel.ipv4, tunnel.ipv6)
+}
+
+/// The node whose own address this stands for.
+fn lender_of<'a>(objects: &'a Objects, eip: &EipPair) -> Option<&'a str> {
+    let mut tunnels = objects.tunnels.iter();
+    let own = |tunnel: &model::tunnel::Tunnel| EipPair::new(tunnel.ipv4, tunnel.ipv6) == Some(*eip);
+    tunnels.find(|(_, tunnel)| own(tunnel)).map(|(node, _)| node.as_str())
+}
+
+/// Whether the node still lends its address, as far as is known.
+fn lends(local: &Local, node: &str, own: &EipPair) -> bool {
+    node == local.node || local.carriers.get(own).is_none_or(Option::is_some)
+}
+
+/// A node's own address, as its borrower sees it.
+fn borrowed(local: &Local, node: &str, own: &EipPair) -> SourceEip {
+    SourceEip {
+        carrier: lends(local, node, own).then(|| node.to_owned()),
+        candidates: BTreeSet::from([node.to_owned()]),
+        node_address: true,
+        ..SourceEip::default()
     }
 }
 
@@ -146,7 +195,14 @@ pub fn topology(objects: &Objects, derived: &Derived, local: &Local) -> Topology
     let used: BTreeSet<EipPair> = derived.used.union(&local.held).copied().collect();
     let concerned =
         derived.groups.iter().filter(|(eip, group)| used.contains(eip) || is_gateway_of(local, eip, group));
-    let eips = concerned.map(|(eip, group)| (*eip, group.clone())).collect();
+    let concerned = concerned.map(|(eip, group)| (*eip, group.clone()));
+    // Whether a node lives that lends its address is all that has to be known of it: nobody else can take that over.
+    let borrowed = used.iter().filter(|eip| !derived.groups.contains_key(*eip)).filter_map(|eip| {
+        let node = lender_of(objects, eip).filter(|node| *node != local.node)?;
+        let nodes = BTreeSet::from([node.to_owned()]);
+        Some((*eip, EipGroup { nodes, preferred: Some(node.to_owned()) }))
+    });
+    let eips = concerned.chain(borrowed).collect();
     let others = objects.tunnels.iter().filter(|(node, _)| **node != local.node);
     let nodes =
         others.filter(|(_, tunnel)| tunnel.ipv4.is_some() || tunnel.ipv6.is_some()).map(|(node, tunnel)| {
@@ -181,6 +237,10 @@ pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeVie
     });
     let own_lease = own_blocks(objects, &local.node);
     let source_eips = derived.used.union(&local.held).map(|eip| {
+        let lender = lender_of(objects, eip).filter(|_| !groups.contains_key(eip));
+        if let Some(node) = lender {
+            return (*eip, borrowed(local, node, eip));
+        }
         let blocks = own_lease.get(eip).map(Vec::as_slice).unwrap_or_default();
         (*eip, source_eip(objects, local, groups.get(eip), eip, blocks))
     });
@@ -215,12 +275,15 @@ pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeVie
         tunnel: own_tunnel(objects, local),
         peers: peers(objects, local),
         pods: pods.collect(),
-        policies: policies.map(|(policy, pods)| policy_view(objects, policy, pods)).collect(),
+        policies: policies.map(|(policy, pods)| policy_view(objects, local, policy, pods)).collect(),
         cluster_cidrs: networks.all,
         node_addresses: networks.nodes.iter().copied().chain(underlays).chain(own).collect(),
         eips: source_eips.collect(),
         all_eips: groups.keys().copied().chain(policy_eips).collect(),
         gateway_eips,
+        lends_address: objects
+            .all_policies()
+            .any(|policy| is_of_node(policy) && lenders(objects, policy).contains(&local.node.as_str())),
     }
 }
 
@@ -267,9 +330,22 @@ pub fn probe_addresses(view: &NodeView) -> (Option<IpAddr>, BTreeMap<String, IpA
     (own, peers.collect())
 }
 
-fn policy_view(objects: &Objects, policy: &PlacedPolicy, pods: &BTreeSet<PodKey>) -> PolicyView {
-    // useNodeIP has no EIP of its own to translate to: refused, never let out with some other address.
-    let eip = policy.eip.filter(|_| policy.policy.egress != EgressChoice::NodeAddress);
+/// The first node that lives and lends its address to the policy's pods, or the first at all: that refuses them.
+fn lent_address(objects: &Objects, local: &Local, policy: &PlacedPolicy) -> Option<EipPair> {
+    let lenders = lenders(objects, policy).into_iter();
+    let own: Vec<(&str, EipPair)> =
+        lenders.filter_map(|node| Some((node, own_address(objects, node)?))).collect();
+    let lives = own.iter().find(|(node, own)| lends(local, node, own));
+    lives.or(own.first()).map(|(_, own)| *own)
+}
+
+fn policy_view(
+    objects: &Objects,
+    local: &Local,
+    policy: &PlacedPolicy,
+    pods: &BTreeSet<PodKey>,
+) -> PolicyView {
+    let eip = if is_of_node(policy) { lent_address(objects, local, policy) } else { policy.eip };
     let by_eip = || {
         let eip = eip?;
         let holder = objects.gateways.iter().find(|(_, group)| group.eips.contains_key(&eip));

@@ -28,6 +28,7 @@ mod family;
 mod gateway;
 mod guard;
 pub mod names;
+mod node_address;
 mod overflow;
 mod raw;
 mod refuse;
@@ -56,6 +57,7 @@ fn table(view: &NodeView, numbering: &Numbering) -> Table {
     };
     raw::compile(&context, &mut table);
     gateway::compile(&context, &mut table);
+    node_address::compile(&context, &mut table);
     overflow::compile(&context, &mut table);
     source::compile(&context, &mut table);
     refuse::compile(&context, &mut table);

@@ -39,6 +39,8 @@ pub struct NodeView {
     pub eips: BTreeMap<EipPair, SourceEip>,
     /// EIPs of the groups that this node is a gateway of
     pub gateway_eips: BTreeMap<EipPair, GatewayEip>,
+    /// Whether pods of other nodes may leave with this node's own address
+    pub lends_address: bool,
     /// Every EIP of the cluster: pods don't reach them, strays to them are dropped
     pub all_eips: BTreeSet<EipPair>,
 }
@@ -213,6 +215,8 @@ pub struct SourceEip {
     pub draining: BTreeSet<PortBlock>,
     /// Whether its carrier translates for nodes that have no block
     pub overflow: bool,
+    /// Whether the pair is the tunnel address of a node, and stands for that node's own address: the carrier masquerades
+    pub node_address: bool,
 }
 
 /// An EIP as one of its gateways sees it.

@@ -208,7 +208,9 @@ fn ways(
 ) {
     let local = tables.keys_u32(names::LOCAL_IDS);
     let slots = tables.map_u32(names::SLOT_OF_ID);
-    for (mark, address) in tables.id_eip(family) {
+    let nodes: BTreeSet<u32> = tables.id_node(family).into_iter().map(|(mark, _)| mark).collect();
+    let eips = tables.id_eip(family).into_iter().filter(|(mark, _)| !nodes.contains(mark));
+    for (mark, address) in eips.chain(tables.id_node(family)) {
         let Some((eip, source)) = view.eips.iter().find(|(eip, _)| eip.contains(address)) else {
             found.insert(Violation::SharedNumber { mark });
             continue;
@@ -227,7 +229,8 @@ fn ways(
         let right = match &source.carrier {
             None => way == Way::Nowhere,
             Some(node) if *node == view.node => {
-                way == if view.gateway_eips.contains_key(eip) { Way::Uplink } else { Way::Nowhere }
+                let gets_replies = source.node_address || view.gateway_eips.contains_key(eip);
+                way == if gets_replies { Way::Uplink } else { Way::Nowhere }
             }
             Some(_) if state.tunnel.is_none() => way == Way::Closed,
             Some(_) => way == tunnel.map_or(Way::Closed, Way::Tunnel),
@@ -235,7 +238,9 @@ fn ways(
         if !right {
             found.insert(Violation::WrongWay { eip: *eip, found: way });
         }
-        let ports = ports::of_new_flows(view, eip, source).map(|(first, last)| (address, first, last));
+        let ports = ports::of_new_flows(view, eip, source);
+        let ports =
+            ports.and_then(|(first, last)| Some((ports::source(view, source, address)?, first, last)));
         if tables.snat(family).get(&mark).copied() != ports {
             found.insert(Violation::WrongPorts { eip: *eip });
         }
@@ -348,7 +353,10 @@ fn marks(tables: &Tables<'_>, found: &mut BTreeSet<Violation>) {
             found.extend(marks.first().map(|mark| Violation::SharedNumber { mark: *mark }));
         }
         // One connection mark per EIP of a family, one EIP per connection mark.
-        let ids = tables.id_eip(family);
+        let nodes: BTreeSet<u32> = tables.id_node(family).into_iter().map(|(mark, _)| mark).collect();
+        let mut ids = tables.id_eip(family);
+        ids.retain(|(mark, _)| !nodes.contains(mark));
+        ids.extend(tables.id_node(family));
         let marks: BTreeSet<u32> = ids.iter().map(|(mark, _)| *mark).collect();
         let addresses: BTreeSet<IpAddr> = ids.iter().map(|(_, address)| *address).collect();
         if marks.len() != ids.len() || addresses.len() != ids.len() {

@@ -26,7 +26,9 @@ impl<K: Kernel> Converger<K> {
             self.tunnel = Some(OwnTunnel { mac: device.mac, ipv4: device.ipv4, ipv6: device.ipv6 });
         }
         let view = self.view_now();
-        self.local.held = held_eips(&found, &ids, &view.all_eips);
+        let tunnels = self.objects.tunnels.values();
+        let tunnels = tunnels.filter_map(|tunnel| EipPair::new(tunnel.ipv4, tunnel.ipv6)).collect();
+        self.local.held = held_eips(&found, &ids, &view.all_eips, &tunnels);
         let view = self.view_now();
         let numbering = Numbering::recover(&found, &view);
         let inheritance =
@@ -68,26 +70,41 @@ fn mark(bytes: &[u8]) -> Option<u32> {
 }
 
 /// EIPs of connections that live, as far as the kernel still says which EIP their id means.
-fn held_eips(found: &Found, held: &BTreeSet<EgressId>, all: &BTreeSet<EipPair>) -> BTreeSet<EipPair> {
+fn held_eips(
+    found: &Found,
+    held: &BTreeSet<EgressId>,
+    all: &BTreeSet<EipPair>,
+    tunnels: &BTreeSet<EipPair>,
+) -> BTreeSet<EipPair> {
     let mut eips = BTreeSet::new();
     for digit in ['4', '6'] {
-        let name = format!("{}{digit}", names::ID_EIP);
-        for key in sets(found, &name).flat_map(|set| set.elements.keys()) {
-            let Key::Exact(key) = key else { continue };
-            let Some((id, address)) = key.split_at_checked(4) else {
-                continue;
-            };
-            let id = mark(id).and_then(|mark| EgressId::new(mark & !BASE_MASK));
-            let (Some(id), Some(address)) = (id, address_of(address)) else {
-                continue;
-            };
+        let nodes = ids(found, names::ID_NODE, digit);
+        let of_eips = ids(found, names::ID_EIP, digit);
+        for (id, address) in of_eips.into_iter().filter(|(id, _)| !nodes.contains_key(id)) {
             if held.contains(&id) {
                 let known = all.iter().find(|eip| eip.contains(address)).copied();
                 eips.extend(known.or_else(|| pair_of(address)));
             }
         }
+        for (id, address) in nodes {
+            if held.contains(&id) {
+                eips.extend(tunnels.iter().find(|tunnel| tunnel.contains(address)).copied());
+            }
+        }
     }
     eips
+}
+
+/// Ids with an address that each stands for.
+fn ids(found: &Found, base: &str, digit: char) -> BTreeMap<EgressId, IpAddr> {
+    let name = format!("{base}{digit}");
+    let keys = sets(found, &name).flat_map(|set| set.elements.keys());
+    keys.filter_map(|key| {
+        let Key::Exact(key) = key else { return None };
+        let (id, address) = key.split_at_checked(4)?;
+        Some((mark(id).and_then(|mark| EgressId::new(mark & !BASE_MASK))?, address_of(address)?))
+    })
+    .collect()
 }
 
 /// Who carried each EIP.

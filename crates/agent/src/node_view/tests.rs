@@ -230,3 +230,43 @@ fn a_pod_with_a_veth_of_its_own_is_bound_to_it() {
     let interface = |name: &str| view.pods[&PodKey::new("default", name)].interface;
     assert_eq!((interface("web"), interface("db")), (Some(7), None));
 }
+
+/// A policy whose pods leave with the address of g1, as the controller has chosen.
+fn of_node(world: World) -> World {
+    let mut spec = by_app();
+    spec["egressIP"] = json!({"useNodeIP": true});
+    world.with(
+        "policy",
+        json!({"metadata": {"namespace": "default", "name": "p"}, "spec": spec, "status": {"node": "g1"}}),
+    )
+}
+
+#[test]
+fn pods_that_leave_with_a_nodes_address_go_to_the_node_that_was_chosen_and_to_another_one_when_it_dies() {
+    let world = of_node(pods(World::cluster()));
+    let own = |n: u8| -> EipPair { format!("172.31.0.{n}").parse().unwrap() };
+    let mut at = local("n1");
+    let view = view_of(&world.objects, &at);
+    assert_eq!(view.policies[0].eip, Some(own(2)));
+    assert!(view.eips[&own(2)].node_address);
+    assert_eq!(view.eips[&own(2)].carrier.as_deref(), Some("g1"));
+    assert!(!view.lends_address && view.gateway_eips.is_empty() && !view.all_eips.contains(&own(2)));
+    // Both nodes are watched, for either may have to lend its address.
+    let topology = topology_of(&world.objects, &at);
+    assert_eq!(topology.used, BTreeSet::from([own(2), own(3)]));
+    assert_eq!(topology.eips[&own(3)].nodes, BTreeSet::from(["g2".to_owned()]));
+
+    at.carriers = BTreeMap::from([(own(2), None), (own(3), Some("g2".to_owned()))]);
+    let view = view_of(&world.objects, &at);
+    assert_eq!(view.policies[0].eip, Some(own(3)));
+    assert_eq!(view.eips[&own(2)].carrier, None);
+}
+
+#[test]
+fn a_gateway_lends_its_address_to_policies_that_ask_for_it_and_claims_nothing_for_that() {
+    let world = of_node(World::cluster());
+    assert!(view(&world, "g1").lends_address && view(&world, "g2").lends_address);
+    assert!(!view(&world, "n1").lends_address);
+    assert_eq!(topology_of(&world.objects, &local("g1")).used, BTreeSet::new());
+    assert!(!view(&World::cluster().policy(by_app()), "g1").lends_address);
+}

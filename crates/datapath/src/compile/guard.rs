@@ -10,6 +10,7 @@ use super::Context;
 use super::build::*;
 use super::family::Family;
 use super::names::*;
+use super::node_address;
 use super::overflow;
 use crate::class::classes;
 use crate::nft::{ChainKind, Compare, Hook, Load, Statement, Table, Target};
@@ -44,6 +45,7 @@ fn leave_chain(context: &Context<'_>, family: Family, table: &mut Table) {
         "marked for the tunnel, but routed elsewhere",
         [ours(Load::Mark), counter(DROP_GUARD_WAY), drop()],
     );
+    node_address::leave(context, family, &mut leave);
     leave.rule("left as they are for life", [is(Load::ConnectionMark, DIRECT_MARK.to_ne_bytes()), accept()]);
     leave.rule(
         "",
@@ -97,6 +99,9 @@ fn enter_tunnel_chain(context: &Context<'_>, family: Family, table: &mut Table) 
                 accept(),
             ],
         );
+    }
+    if let Some(answer) = node_address::answer(context, family) {
+        enter.rule("answers to who left with this node's address", answer);
     }
     if let Some(own) = context.view.tunnel.as_ref().and_then(|tunnel| family.pick(tunnel.ipv4, tunnel.ipv6)) {
         enter.rule("this node's agent", [is(family.source, own), accept()]);

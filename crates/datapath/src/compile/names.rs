@@ -11,6 +11,7 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (REFUSE_NO_GATEWAY, "packets to a selected destination while no gateway lives"),
     (HOLD_NO_LEASE, "new connections that wait for this node to get ports of the EIP"),
     (OVERFLOW, "new connections that leave with a gateway's ports, for want of own ones"),
+    (LENT, "new connections of other nodes' pods that leave with this node's own address"),
     (REFUSE_PROTOCOL, "packets to a selected destination of a protocol that can't be translated"),
     (REFUSE_TO_EIP, "packets of selected pods to an EIP"),
     (DIRECT, "new connections that left without EIP, as noGatewayAction says"),
@@ -36,6 +37,8 @@ pub const REFUSE_NO_GATEWAY: &str = "refuse_no_gateway";
 pub const HOLD_NO_LEASE: &str = "hold_no_lease";
 /// See [`COUNTERS`].
 pub const OVERFLOW: &str = "overflow";
+/// See [`COUNTERS`].
+pub const LENT: &str = "lent";
 /// See [`COUNTERS`].
 pub const REFUSE_PROTOCOL: &str = "refuse_protocol";
 /// See [`COUNTERS`].
@@ -120,6 +123,13 @@ pub const EIP_MARK: &str = "eip_mark";
 /// Packet mark on a gateway to EIP.
 pub const MARK_EIP: &str = "mark_eip";
 
+/// (connection mark, tunnel address): the node whose own address the id stands for. No rule asks; a later run of the agent
+/// and people do.
+pub const ID_NODE: &str = "id_node";
+/// Tunnel addresses of other nodes, on a gateway that lends its own address.
+pub const PEER_ADDRESSES: &str = "peer_addresses";
+/// (inner MAC address, tunnel address) of other nodes, on a gateway that lends its own address.
+pub const PEER_SOURCES: &str = "peer_sources";
 /// EIPs that this gateway holds an overflow block of, draining ones included.
 pub const OVERFLOW_EIPS: &str = "overflow_eips";
 /// EIPs that this gateway takes new connections of other nodes for.

@@ -30,6 +30,9 @@ const RANGE_MASK: u16 = model::port_block::FIRST_OVERFLOW_PORT;
 
 /// The ports that new connections of this node's own pods leave with; `None`: they wait.
 pub(super) fn ports(context: &Context<'_>, eip: &EipPair, source: &SourceEip) -> Option<(u16, u16)> {
+    if source.node_address {
+        return Some(super::node_address::PORTS);
+    }
     let block = source.block.or_else(|| own_block(context, eip));
     if let Some(block) = block {
         return Some((block.first(), block.last()));

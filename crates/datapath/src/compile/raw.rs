@@ -39,7 +39,8 @@ pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
 
 fn shared_sets(context: &Context<'_>, family: Family, table: &mut Table) {
     let view = context.view;
-    let eips = view.all_eips.iter().chain(view.eips.keys()).chain(view.gateway_eips.keys());
+    let left_with = view.eips.iter().filter(|(_, source)| !source.node_address).map(|(eip, _)| eip);
+    let eips = view.all_eips.iter().chain(left_with).chain(view.gateway_eips.keys());
     let eips: BTreeSet<_> = eips.filter_map(|eip| family.eip(eip)).collect();
     add_set(table, family.name(EIPS), &[family.field], eips);
 
@@ -110,6 +111,7 @@ fn tunnel_in_chain(context: &Context<'_>, family: Family, table: &mut Table) {
     if let Some(own) = context.view.tunnel.as_ref().and_then(|tunnel| family.pick(tunnel.ipv4, tunnel.ipv6)) {
         tunnel_in.rule("to this node's agent", [is(family.destination, own), accept()]);
     }
+    super::node_address::tunnel_in(context, family, &mut tunnel_in);
     tunnel_in.rule("", [counter(DROP_TUNNEL), drop()]);
     tunnel_in.regular(table, family.name("tunnel_in"));
 }

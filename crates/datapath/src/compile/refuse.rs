@@ -58,6 +58,30 @@ pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
 
     let mut forward = Rules::default();
     forward.rule("refused before routing", refused());
+    if let Some(mtu) = tunnel_mtu(context.view) {
+        for family in context.families() {
+            let mss = mtu.saturating_sub(u32::from(family.header) + TCP_HEADER);
+            let clamp = |device| {
+                [
+                    device,
+                    is(Load::NetworkProtocol, [family.nfproto]),
+                    is(Load::TransportProtocol, [TCP]),
+                    any_bit(Load::TcpFlags, [SYN]),
+                    Statement::ClampMss(u16::try_from(mss).unwrap_or(u16::MAX)),
+                ]
+            };
+            forward.rule("segments fit into the tunnel", clamp(to_device(context.tunnel())));
+            forward.rule("segments fit into the tunnel", clamp(from_device(context.tunnel())));
+        }
+    }
+    for family in context.families() {
+        if let Some(answer) = super::node_address::answer(context, family) {
+            forward.rule(
+                "answers to who left with this node's address",
+                [to_device(context.tunnel())].into_iter().chain(answer),
+            );
+        }
+    }
     forward.rule(
         "only marked packets have business in the tunnel",
         [
@@ -74,22 +98,6 @@ pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
     for family in context.families() {
         if let Some(guard) = super::start::guard(context, family, table) {
             forward.rule("a pod that just started", guard);
-        }
-    }
-    if let Some(mtu) = tunnel_mtu(context.view) {
-        for family in context.families() {
-            let mss = mtu.saturating_sub(u32::from(family.header) + TCP_HEADER);
-            let clamp = |device| {
-                [
-                    device,
-                    is(Load::NetworkProtocol, [family.nfproto]),
-                    is(Load::TransportProtocol, [TCP]),
-                    any_bit(Load::TcpFlags, [SYN]),
-                    Statement::ClampMss(u16::try_from(mss).unwrap_or(u16::MAX)),
-                ]
-            };
-            forward.rule("segments fit into the tunnel", clamp(to_device(context.tunnel())));
-            forward.rule("segments fit into the tunnel", clamp(from_device(context.tunnel())));
         }
     }
     forward.base(table, "forward", ChainKind::Filter, Hook::Forward, -10);

@@ -13,6 +13,7 @@ use super::Context;
 use super::build::*;
 use super::family::Family;
 use super::names::*;
+use super::node_address;
 use super::overflow;
 use crate::class::{ClassDestinations, classes, destinations};
 use crate::nft::{ChainKind, DataType, FieldType, Hook, Key, Load, Statement, Table, Target, Value};
@@ -37,6 +38,7 @@ pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
         marked_chain(family, table);
         eips(context, family, table);
         overflow::translate(context, family, &mut snat);
+        node_address::translate(context, family, &mut snat);
         let map = Statement::SnatMap {
             key: vec![whole(Load::ConnectionMark)],
             map: family.name(SNAT),
@@ -231,7 +233,8 @@ fn way(context: &Context<'_>, eip: &model::EipPair, source: &SourceEip) -> Way {
     match &source.carrier {
         Some(node) if *node == context.view.node => {
             // Only a gateway of the EIP gets its replies.
-            if context.view.gateway_eips.contains_key(eip) { Way::Local } else { Way::Nowhere }
+            let gets_replies = source.node_address || context.view.gateway_eips.contains_key(eip);
+            if gets_replies { Way::Local } else { Way::Nowhere }
         }
         Some(node) => context.numbering.slot(node).map_or(Way::Nowhere, Way::Through),
         None => Way::Nowhere,
@@ -256,7 +259,7 @@ fn id_sets(context: &Context<'_>, table: &mut Table) {
         }
         match overflow::ports(context, eip, source) {
             None => unleased.push(mark),
-            Some(_) if source.block.is_none() => overflowing.push(mark),
+            Some(_) if source.block.is_none() && !source.node_address => overflowing.push(mark),
             Some(_) => {}
         }
     }
@@ -282,13 +285,19 @@ fn slots(context: &Context<'_>, table: &mut Table) {
 /// What each id is translated to.
 fn eips(context: &Context<'_>, family: Family, table: &mut Table) {
     let mut id_eip = Vec::new();
+    let mut id_node = Vec::new();
     let mut snat = Vec::new();
     for (eip, source) in &context.view.eips {
-        let (Some(id), Some(address)) = (context.numbering.id(eip), family.eip(eip)) else {
+        let (Some(id), Some(mut address)) = (context.numbering.id(eip), family.eip(eip)) else {
             continue;
         };
         debug_assert_ne!(id.ct_mark(), BASE);
         let mark = id.ct_mark().to_ne_bytes();
+        if source.node_address {
+            id_node.push(join(&[&mark, &address]));
+            let Some(own) = node_address::source_address(context, family, source) else { continue };
+            address = own;
+        }
         id_eip.push(join(&[&mark, &address]));
         if let Some((first, last)) = overflow::ports(context, eip, source) {
             let ports = [first.to_be_bytes(), last.to_be_bytes()];
@@ -296,6 +305,7 @@ fn eips(context: &Context<'_>, family: Family, table: &mut Table) {
         }
     }
     add_set(table, family.name(ID_EIP), &[FieldType::Mark, family.field], id_eip);
+    add_set(table, family.name(ID_NODE), &[FieldType::Mark, family.field], id_node);
     let data = [family.field, FieldType::Port, FieldType::Port];
     add_map(table, family.name(SNAT), &[FieldType::Mark], &data, snat);
 }

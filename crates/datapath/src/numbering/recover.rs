@@ -7,7 +7,7 @@ use model::mark::{BASE, BASE_MASK, EgressId, EipNumber, PeerNumber, Slot};
 
 use super::{Numbering, pair_with};
 use crate::class::classes;
-use crate::compile::names::{ID_EIP, MARK_EIP, PEER_ZONE, POD_CLASS};
+use crate::compile::names::{ID_EIP, ID_NODE, MARK_EIP, PEER_ZONE, POD_CLASS};
 use crate::nft::{Key, Set, Value};
 use crate::state::RouteTarget;
 use crate::transaction::Found;
@@ -27,14 +27,18 @@ impl Numbering {
         let set = |base: &str, digit: char| sets.get(format!("{base}{digit}").as_str()).copied();
 
         for digit in ['4', '6'] {
-            for key in set(ID_EIP, digit).into_iter().flat_map(exact_keys) {
+            // What stands for a node first: its flows have this node's own address, which is no EIP.
+            let ids = [ID_NODE, ID_EIP].into_iter().filter_map(|base| set(base, digit));
+            for key in ids.flat_map(exact_keys) {
                 let Some((mark, address)) = key.split_at_checked(4) else {
                     continue;
                 };
                 let (Some(id), Some(address)) = (egress_id(mark), address_of(address)) else {
                     continue;
                 };
-                if let Some(eip) = pair_with(view.eips.keys(), address) {
+                if let Some(eip) = pair_with(view.eips.keys(), address)
+                    && !numbering.ids.values().any(|taken| *taken == id)
+                {
                     numbering.ids.entry(eip).or_insert(id);
                 }
             }

@@ -77,6 +77,9 @@ const OVERFLOW: (u16, u16) = (49152, 65535);
 /// The ports that new flows of an EIP may leave with: its block, or what this node has as a gateway, or those of
 /// whichever gateway carries it, but never its own, which would let them out as they are.
 pub(super) fn of_new_flows(view: &NodeView, eip: &EipPair, source: &SourceEip) -> Option<(u16, u16)> {
+    if source.node_address {
+        return Some((1024, 65535));
+    }
     if let Some(block) = source.block {
         return Some((block.first(), block.last()));
     }
@@ -87,6 +90,20 @@ pub(super) fn of_new_flows(view: &NodeView, eip: &EipPair, source: &SourceEip) -
     }
     let at_home = source.carrier.as_ref() == Some(&view.node);
     if source.overflow && !at_home { Some(OVERFLOW) } else { None }
+}
+
+/// What an EIP's new flows are translated to. For one that stands for a node's own address that is a tunnel address, and at
+/// home the uplink's.
+pub(super) fn source(view: &NodeView, source: &SourceEip, eip: IpAddr) -> Option<IpAddr> {
+    if !source.node_address {
+        return Some(eip);
+    }
+    let (v4, v6) = if source.carrier.as_ref() == Some(&view.node) {
+        view.uplink.as_ref().map(|uplink| (uplink.ipv4, uplink.ipv6))?
+    } else {
+        view.tunnel.as_ref().map(|tunnel| (tunnel.ipv4, tunnel.ipv6))?
+    };
+    if eip.is_ipv4() { v4.map(IpAddr::V4) } else { v6.map(IpAddr::V6) }
 }
 
 fn block(key: &[u8], family: Family) -> Option<(IpAddr, u16)> {

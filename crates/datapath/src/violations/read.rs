@@ -48,7 +48,16 @@ impl<'a> Tables<'a> {
 
     /// Connection marks with the only source that their flows may have.
     pub(super) fn id_eip(&self, family: Family) -> Vec<(u32, IpAddr)> {
-        let elements = self.elements(&named(names::ID_EIP, family));
+        self.ids(&named(names::ID_EIP, family))
+    }
+
+    /// Connection marks with the tunnel address of the node whose own address they stand for.
+    pub(super) fn id_node(&self, family: Family) -> Vec<(u32, IpAddr)> {
+        self.ids(&named(names::ID_NODE, family))
+    }
+
+    fn ids(&self, name: &str) -> Vec<(u32, IpAddr)> {
+        let elements = self.elements(name);
         elements
             .into_iter()
             .filter_map(|(key, _)| {

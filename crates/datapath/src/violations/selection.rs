@@ -139,7 +139,8 @@ fn by_maps(table: &Table, tables: &Tables<'_>, pod: IpAddr, to: IpAddr, family: 
     match mark {
         None => Selection::Untouched,
         Some(mark) => {
-            let eip = tables.id_eip(family).into_iter().find(|(id, _)| *id == mark);
+            let ids = tables.id_node(family).into_iter().chain(tables.id_eip(family));
+            let eip = ids.into_iter().find(|(id, _)| *id == mark);
             eip.map_or(Selection::Refused, |(_, address)| Selection::Eip(address))
         }
     }

@@ -17,6 +17,7 @@ use crate::worlds::*;
 mod dual_stack;
 mod gateway;
 mod guard;
+mod node_address;
 mod overflow;
 mod random;
 mod source;
@@ -81,6 +82,7 @@ impl Cluster {
                 block: Some(block(4096 * u16::from(number(name)), 4096)),
                 draining: BTreeSet::new(),
                 overflow: false,
+                node_address: false,
             };
             view.eips = BTreeMap::from([(eip(1), source)]);
             (name.to_owned(), view)

@@ -120,6 +120,7 @@ pub(crate) fn source() -> NodeView {
             block: Some(block(4096, 4096)),
             draining: BTreeSet::new(),
             overflow: false,
+            node_address: false,
         },
     )]);
     view
@@ -215,6 +216,7 @@ fn any_source_eip(node: &str) -> impl Strategy<Value = SourceEip> + use<> {
             block,
             draining: BTreeSet::new(),
             overflow,
+            node_address: false,
         },
     )
 }
@@ -260,9 +262,10 @@ pub(crate) fn any_view() -> impl Strategy<Value = NodeView> {
         proptest::bool::weighted(0.9),
         proptest::bool::weighted(0.9),
         proptest::collection::btree_set(any_eip(), 0..4),
+        (proptest::option::of((any_node(), any::<bool>())), any::<bool>()),
     );
     (pods, policies, eips, gateways, state).prop_map(
-        |(pods, policies, eips, gateway_eips, (action, ipv6, tunnel, uplink, all_eips))| {
+        |(pods, policies, eips, gateway_eips, (action, ipv6, tunnel, uplink, all_eips, (lender, lends)))| {
             let mut view = node("node-1");
             view.pods = pods
                 .into_iter()
@@ -277,6 +280,17 @@ pub(crate) fn any_view() -> impl Strategy<Value = NodeView> {
                 policies.into_values().map(|policy| (policy.precedence.key.clone(), policy)).collect();
             view.policies = unique.into_values().collect();
             view.eips = eips;
+            view.lends_address = lends;
+            if let Some((node, lives)) = lender {
+                let own = EipPair::new(Some(tunnel4(&node)), Some(tunnel6(&node))).unwrap();
+                if let Some(policy) = view.policies.first_mut() {
+                    policy.eip = Some(own);
+                }
+                let carrier = lives.then(|| node.clone());
+                let candidates = BTreeSet::from([node]);
+                let source = SourceEip { carrier, candidates, node_address: true, ..SourceEip::default() };
+                view.eips.insert(own, source);
+            }
             view.gateway_eips = gateway_eips;
             view.all_eips = all_eips;
             view.settings.no_gateway_action = action;
