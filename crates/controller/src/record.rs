@@ -32,9 +32,12 @@ pub(crate) fn gateway(object: &EgressGateway) -> GatewayRecord {
 
 fn gateway_status(status: &v1beta1::EgressGatewayStatus) -> GatewayStatus {
     let nodes = status.node_list.iter().map(|node| {
-        let eips = node.eips.iter().filter_map(gateway_eip);
-        let node_status =
-            GatewayNode { phase: node.status.parse().unwrap_or_default(), eips: eips.collect() };
+        let own = |eip: &&GatewayEip| eip.ipv4.is_empty() && eip.ipv6.is_empty();
+        let node_status = GatewayNode {
+            phase: node.status.parse().unwrap_or_default(),
+            eips: node.eips.iter().filter_map(gateway_eip).collect(),
+            lent_to: node.eips.iter().filter(own).flat_map(users).collect(),
+        };
         (node.name.clone(), node_status)
     });
     let usage = &status.ip_usage;
@@ -54,11 +57,14 @@ fn gateway_status(status: &v1beta1::EgressGatewayStatus) -> GatewayStatus {
 }
 
 fn gateway_eip(wire: &GatewayEip) -> Option<(EipPair, BTreeSet<PolicyKey>)> {
-    let policies = wire.policies.iter().map(|PolicyRef { name, namespace }| PolicyKey {
+    Some((pair(&wire.ipv4, &wire.ipv6)?, users(wire).collect()))
+}
+
+fn users(wire: &GatewayEip) -> impl Iterator<Item = PolicyKey> {
+    wire.policies.iter().map(|PolicyRef { name, namespace }| PolicyKey {
         namespace: Some(namespace.clone()).filter(|namespace| !namespace.is_empty()),
         name: name.clone(),
-    });
-    Some((pair(&wire.ipv4, &wire.ipv6)?, policies.collect()))
+    })
 }
 
 fn pair(v4: &str, v6: &str) -> Option<EipPair> {

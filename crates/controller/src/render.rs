@@ -30,7 +30,7 @@ pub(crate) fn gateway_status(
     let nodes = planned.status.nodes.iter().map(|(name, node)| GatewayNode {
         name: name.clone(),
         status: node.phase.to_string(),
-        eips: node.eips.iter().map(gateway_eip).collect(),
+        eips: node.eips.iter().map(gateway_eip).chain(own_address(&node.lent_to)).collect(),
     });
     EgressGatewayStatus {
         node_list: nodes.collect(),
@@ -42,11 +42,20 @@ pub(crate) fn gateway_status(
 
 fn gateway_eip((eip, policies): (&EipPair, &BTreeSet<PolicyKey>)) -> GatewayEip {
     let Eip { ipv4, ipv6 } = wire_eip(Some(*eip));
-    let policies = policies.iter().map(|key| PolicyRef {
+    GatewayEip { ipv4, ipv6, policies: policy_refs(policies) }
+}
+
+/// The entry without an address: policies whose pods leave with the node's own.
+fn own_address(policies: &BTreeSet<PolicyKey>) -> Option<GatewayEip> {
+    (!policies.is_empty()).then(|| GatewayEip { policies: policy_refs(policies), ..GatewayEip::default() })
+}
+
+fn policy_refs(policies: &BTreeSet<PolicyKey>) -> Vec<PolicyRef> {
+    let refs = policies.iter().map(|key| PolicyRef {
         name: key.name.clone(),
         namespace: key.namespace.clone().unwrap_or_default(),
     });
-    GatewayEip { ipv4, ipv6, policies: policies.collect() }
+    refs.collect()
 }
 
 fn wire_eip(eip: Option<EipPair>) -> Eip {

@@ -120,6 +120,8 @@ pub enum Reason {
     },
     /// All is well: an EIP is in force.
     Assigned,
+    /// All is well: pods leave with the own address of the gateway node.
+    NodeAddress,
     /// All is well.
     Ready,
 }
@@ -150,6 +152,7 @@ impl Reason {
             Self::PortsAvailable => "PortsAvailable",
             Self::Unsupported { .. } => "Unsupported",
             Self::Assigned => "Assigned",
+            Self::NodeAddress => "NodeAddress",
             Self::Ready => "Ready",
         }
     }
@@ -157,7 +160,7 @@ impl Reason {
     /// Whether this is good news.
     #[must_use]
     pub fn is_ok(&self) -> bool {
-        matches!(self, Self::Assigned | Self::Ready | Self::PortsAvailable)
+        matches!(self, Self::Assigned | Self::NodeAddress | Self::Ready | Self::PortsAvailable)
     }
 }
 
@@ -237,6 +240,9 @@ impl fmt::Display for Reason {
             ),
             Self::PortsAvailable => f.write_str("every node that needs ports has some"),
             Self::Assigned => f.write_str("the EIP is in force"),
+            Self::NodeAddress => f.write_str(
+                "pods leave with the gateway node's own address; unlike with an EIP, connections end when that node fails",
+            ),
             Self::Ready => f.write_str("ready"),
         }
     }

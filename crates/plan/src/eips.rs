@@ -17,14 +17,23 @@ use crate::snapshot::{ClusterSnapshot, PolicyRecord};
 /// Who gets what.
 #[derive(Clone, Debug, Default)]
 pub struct Allocation<'a> {
-    /// The EIP of each policy, or why it has none
-    pub of_policy: BTreeMap<&'a PolicyKey, Result<EipPair, Reason>>,
+    /// What each policy gets, or why it gets nothing
+    pub of_policy: BTreeMap<&'a PolicyKey, Result<Grant, Reason>>,
     /// Gateway and policies of each EIP in use
     pub eips: BTreeMap<EipPair, (&'a str, BTreeSet<&'a PolicyKey>)>,
     /// The default EIP of each usable gateway
     pub defaults: BTreeMap<&'a str, Result<EipPair, Reason>>,
     /// Gateways of which a part of the pool belongs to another, with the reason
     pub overlapping: BTreeMap<&'a str, Reason>,
+}
+
+/// What a policy's pods leave with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// This EIP
+    Eip(EipPair),
+    /// The own address of a node of the gateway
+    NodeAddress,
 }
 
 /// Gives EIPs to policies.
@@ -47,8 +56,12 @@ pub fn allocate<'a>(
     let mut waiting = allocator.refuse_hopeless();
     // Who has what it wants is first in each pass, then by age.
     waiting.sort_by_key(|request| (!request.is_in_force, request.record.created_at_s, request.key));
-    for request in waiting.iter().filter(|request| request.policy.egress != EgressChoice::Unshared) {
-        allocator.serve_wanted(request);
+    for request in &waiting {
+        match request.policy.egress {
+            EgressChoice::Default | EgressChoice::Exactly(_) => allocator.serve_wanted(request),
+            EgressChoice::NodeAddress => allocator.answer(request.key, Ok(Grant::NodeAddress)),
+            EgressChoice::Unshared => {}
+        }
     }
     for request in waiting.iter().filter(|request| request.policy.egress == EgressChoice::Unshared) {
         allocator.serve_unshared(request);
@@ -132,12 +145,6 @@ impl<'a> Allocator<'a, '_> {
         let examined = self.gateways.by_name.get(gateway);
         if examined.is_none_or(|examined| examined.usable.is_err()) {
             return Err(Reason::GatewayRefused { gateway: gateway.to_owned() });
-        }
-        if policy.egress == EgressChoice::NodeAddress {
-            return Err(Reason::Unsupported {
-                field: "spec.egressIP.useNodeIP".to_owned(),
-                problem: "not carried by this version; remove it to use the gateway's default EIP".to_owned(),
-            });
         }
         let reserved = || {
             let status = &examined?.record.status;
@@ -265,10 +272,10 @@ impl<'a> Allocator<'a, '_> {
             let entry = self.allocation.eips.entry(eip);
             entry.or_insert_with(|| (request.gateway, BTreeSet::new())).1.insert(request.key);
         }
-        self.answer(request.key, answer);
+        self.answer(request.key, answer.map(Grant::Eip));
     }
 
-    fn answer(&mut self, key: &'a PolicyKey, answer: Result<EipPair, Reason>) {
+    fn answer(&mut self, key: &'a PolicyKey, answer: Result<Grant, Reason>) {
         self.allocation.of_policy.insert(key, answer);
     }
 }

@@ -12,7 +12,7 @@ use model::tunnel::Phase;
 use model::tunnel_mac::MacAddress;
 use model::{EipPair, Reason};
 
-use crate::eips::Allocation;
+use crate::eips::{Allocation, Grant};
 use crate::gateways::{Examined, Gateways};
 use crate::placement::{Placement, able};
 use crate::snapshot::{
@@ -131,6 +131,12 @@ pub(crate) fn gateway_plans(
     unleased: &BTreeSet<(EipPair, String)>,
 ) -> BTreeMap<String, GatewayPlan> {
     let short = ports_short(allocation, unleased);
+    let mut lent: BTreeMap<&str, Vec<(&PolicyKey, &str)>> = BTreeMap::new();
+    for (key, node) in &placement.lenders {
+        if let (Some(Ok(gateway)), Some(node)) = (gateways.of_policy.get(key), node) {
+            lent.entry(gateway).or_default().push((key, node));
+        }
+    }
     let mut plans = BTreeMap::new();
     for (name, examined) in &gateways.by_name {
         let reason = gateway_reason(name, examined, tunnels, allocation);
@@ -139,7 +145,7 @@ pub(crate) fn gateway_plans(
                 snapshot.tunnels.get(*node).and_then(|_| tunnels.get(*node)).map(|tunnel| tunnel.phase);
             (
                 (*node).to_owned(),
-                GatewayNode { phase: phase.unwrap_or(Phase::Pending), eips: BTreeMap::new() },
+                GatewayNode { phase: phase.unwrap_or(Phase::Pending), ..GatewayNode::default() },
             )
         });
         let mut status = GatewayStatus {
@@ -152,11 +158,17 @@ pub(crate) fn gateway_plans(
         for (eip, (_, policies)) in own {
             let policies = policies.iter().map(|key| (*key).clone()).collect();
             addresses.extend(eip.addresses());
-            let node = placement.get(eip).copied().flatten().and_then(|node| status.nodes.get_mut(node));
+            let node =
+                placement.of_eip.get(eip).copied().flatten().and_then(|node| status.nodes.get_mut(node));
             match node {
                 Some(node) => node.eips.insert(*eip, policies),
                 None => status.unplaced.insert(*eip, policies),
             };
+        }
+        for (key, node) in lent.get(name).into_iter().flatten() {
+            if let Some(node) = status.nodes.get_mut(*node) {
+                node.lent_to.insert((*key).clone());
+            }
         }
         status.usage = usage(examined, &addresses);
         let (fill_default_v4, fill_default_v6) = fill_default(name, examined, allocation);
@@ -251,10 +263,16 @@ pub(crate) fn policy_plans(
     for (key, record) in &snapshot.policies {
         let gateway = gateways.of_policy.get(key).and_then(|gateway| gateway.as_ref().ok().copied());
         let (reason, eip, node) = match allocation.of_policy.get(key) {
-            Some(Ok(eip)) => match placement.get(eip).copied().flatten() {
-                Some(node) => (Reason::Assigned, Some(*eip), Some(node.to_owned())),
-                None => (no_node(gateways, gateway.unwrap_or_default()), None, None),
-            },
+            Some(Ok(grant)) => {
+                let (reason, eip, node) = match grant {
+                    Grant::Eip(eip) => (Reason::Assigned, Some(*eip), placement.of_eip.get(eip)),
+                    Grant::NodeAddress => (Reason::NodeAddress, None, placement.lenders.get(key)),
+                };
+                match node.copied().flatten() {
+                    Some(node) => (reason, eip, Some(node.to_owned())),
+                    None => (no_node(gateways, gateway.unwrap_or_default()), None, None),
+                }
+            }
             Some(Err(reason)) => (reason.clone(), None, None),
             None => (Reason::NoDefaultGateway, None, None),
         };
@@ -294,6 +312,10 @@ pub(crate) fn notices(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Notice> {
         match (&before.node, &after.node, after.eip) {
             (Some(from), Some(to), Some(eip)) if from != to && before.eip == after.eip => {
                 let message = format!("{eip} moved from node {from} to node {to}");
+                notices.push(Notice { subject, warning: false, code: "Moved".to_owned(), message });
+            }
+            (Some(from), Some(to), None) if from != to && before.eip.is_none() => {
+                let message = format!("pods leave with the address of node {to} instead of node {from}'s");
                 notices.push(Notice { subject, warning: false, code: "Moved".to_owned(), message });
             }
             (_, Some(node), Some(eip)) if before.eip != after.eip => {

@@ -7,17 +7,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::EipPair;
+use model::policy::PolicyKey;
 use model::tunnel::Phase;
 
-use crate::eips::Allocation;
+use crate::eips::{Allocation, Grant};
 use crate::gateways::{Examined, Gateways};
 use crate::outcome::TunnelPlan;
 use crate::snapshot::ClusterSnapshot;
 
-/// The node of each EIP in use; `None` while no node can carry it.
-pub type Placement<'a> = BTreeMap<EipPair, Option<&'a str>>;
+/// Where everything is; `None` while no node can carry it.
+#[derive(Clone, Debug, Default)]
+pub struct Placement<'a> {
+    /// The node of each EIP in use
+    pub of_eip: BTreeMap<EipPair, Option<&'a str>>,
+    /// The node whose own address each policy's pods leave with, of those that ask for one
+    pub lenders: BTreeMap<&'a PolicyKey, Option<&'a str>>,
+}
 
-/// Places every EIP in use.
+/// Places every EIP in use, and every policy that is to leave with a node's own address.
 #[must_use]
 pub fn place<'a>(
     snapshot: &'a ClusterSnapshot,
@@ -27,7 +34,7 @@ pub fn place<'a>(
 ) -> Placement<'a> {
     let claims = claims(snapshot);
     let mut load: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut placement = Placement::new();
+    let mut placement = Placement::default();
     let mut homeless: Vec<(EipPair, BTreeSet<&'a str>)> = Vec::new();
     for (eip, (gateway, _)) in &allocation.eips {
         let Some(examined) = gateways.by_name.get(gateway) else {
@@ -38,7 +45,7 @@ pub fn place<'a>(
         match settle(current, claims.get(eip), &able) {
             Some(node) => {
                 *load.entry(node).or_default() += 1;
-                placement.insert(*eip, Some(node));
+                placement.of_eip.insert(*eip, Some(node));
             }
             None => homeless.push((*eip, able)),
         }
@@ -49,9 +56,47 @@ pub fn place<'a>(
         if let Some(node) = node {
             *load.entry(node).or_default() += 1;
         }
-        placement.insert(eip, node);
+        placement.of_eip.insert(eip, node);
     }
+    lend(snapshot, gateways, tunnels, allocation, &mut load, &mut placement);
     placement
+}
+
+/// Gives policies that ask for a node's own address a node: the one that they have, else the one with the fewest.
+fn lend<'a>(
+    snapshot: &'a ClusterSnapshot,
+    gateways: &Gateways<'a>,
+    tunnels: &BTreeMap<String, TunnelPlan>,
+    allocation: &Allocation<'a>,
+    load: &mut BTreeMap<&'a str, usize>,
+    placement: &mut Placement<'a>,
+) {
+    let borrowers = allocation.of_policy.iter().filter(|(_, grant)| **grant == Ok(Grant::NodeAddress));
+    let mut able_of: BTreeMap<&str, BTreeSet<&'a str>> = BTreeMap::new();
+    let mut homeless: Vec<(&'a PolicyKey, &'a str)> = Vec::new();
+    for (key, _) in borrowers {
+        let Some(Ok(gateway)) = gateways.of_policy.get(key) else { continue };
+        let Some(examined) = gateways.by_name.get(gateway) else { continue };
+        let able = able_of.entry(gateway).or_insert_with(|| able(examined, tunnels));
+        let told = snapshot.policies.get(*key).and_then(|record| record.status.node.as_deref());
+        let current = told.or_else(|| {
+            let mut nodes = examined.record.status.nodes.iter();
+            nodes.find(|(_, node)| node.lent_to.contains(key)).map(|(name, _)| name.as_str())
+        });
+        match current.and_then(|node| able.get(node).copied()) {
+            Some(node) => {
+                *load.entry(node).or_default() += 1;
+                placement.lenders.insert(key, Some(node));
+            }
+            None => homeless.push((key, gateway)),
+        }
+    }
+    for (key, gateway) in homeless {
+        let able = able_of.get(gateway).into_iter().flatten().copied();
+        let node = able.min_by_key(|node| (load.get(node).copied().unwrap_or(0), *node));
+        node.into_iter().for_each(|node| *load.entry(node).or_default() += 1);
+        placement.lenders.insert(key, node);
+    }
 }
 
 /// Nodes of a gateway that can carry traffic.

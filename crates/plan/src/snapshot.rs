@@ -98,6 +98,8 @@ pub struct GatewayNode {
     pub phase: Phase,
     /// EIPs that it carries, with the policies that use them
     pub eips: BTreeMap<EipPair, BTreeSet<PolicyKey>>,
+    /// Policies whose pods leave with the node's own address
+    pub lent_to: BTreeSet<PolicyKey>,
 }
 
 /// Sizes of pools, and what of them is free.
@@ -148,9 +150,9 @@ pub struct PolicyRecord {
 /// State of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyStatus {
-    /// The EIP in force
+    /// The EIP in force; `None` as well where pods leave with a node's own address
     pub eip: Option<EipPair>,
-    /// The node that carries it
+    /// The node that carries it, or lends its own address
     pub node: Option<String>,
     /// Whether it is in force
     pub verdict: Option<Verdict>,

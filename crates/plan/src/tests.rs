@@ -1,6 +1,7 @@
 //! Small clusters, planned and applied as the shell would.
 
 mod leases;
+mod node_address;
 mod properties;
 mod tables;
 
@@ -330,6 +331,9 @@ pub(crate) fn summary(plan: &Plan) -> String {
             let _ = writeln!(text, "  {node} {}", entry.phase);
             for (eip, policies) in &entry.eips {
                 let _ = writeln!(text, "    {eip} {}", names(policies));
+            }
+            if !entry.lent_to.is_empty() {
+                let _ = writeln!(text, "    own address {}", names(&entry.lent_to));
             }
         }
         for (eip, policies) in &status.unplaced {

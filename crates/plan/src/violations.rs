@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use model::policy::PolicyKey;
+use model::policy::{EgressChoice, PolicyKey};
 use model::port_lease::BlockState;
 use model::tunnel::Phase;
 use model::{EipPair, PortBlock};
@@ -27,9 +27,11 @@ pub enum Violation {
     EipOnWrongNode(EipPair, String),
     /// An EIP leaves a node that could keep it, and nobody has claimed it
     EipMovedWithoutCause(EipPair, String),
+    /// A policy's pods are to leave with the address of a node that is not Ready
+    LenderNotReady(PolicyKey, String),
     /// A policy's status differs from what its gateway's says
     PolicyAndGatewayDiffer(PolicyKey),
-    /// A policy is in force without an EIP or a node, or has one and is not
+    /// A policy is in force without what it asks for, or has it and is not
     PolicyHalfInForce(PolicyKey),
     /// Two nodes hold the same port of an EIP
     PortTwice(EipPair, PortBlock, String),
@@ -67,7 +69,7 @@ pub fn violations(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Violation> {
     let mut found = BTreeSet::new();
     eips(snapshot, plan, &mut found);
     moves(snapshot, plan, &mut found);
-    policies(plan, &mut found);
+    policies(snapshot, plan, &mut found);
     leases(snapshot, plan, &mut found);
     tunnels(snapshot, plan, &mut found);
     slices(snapshot, plan, &mut found);
@@ -133,25 +135,36 @@ fn moves(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation
     }
 }
 
-fn policies(plan: &Plan, found: &mut BTreeSet<Violation>) {
-    let mut carried: BTreeMap<&PolicyKey, Vec<(EipPair, &str)>> = BTreeMap::new();
+fn policies(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {
+    // Without an EIP: the node's own address.
+    let mut carried: BTreeMap<&PolicyKey, Vec<(Option<EipPair>, &str)>> = BTreeMap::new();
     for gateway in plan.gateways.values() {
         for (eip, node, policies) in gateway.status.eips() {
             for key in policies {
-                let of_policy = carried.entry(key).or_default();
-                of_policy.extend(node.map(|node| (eip, node)));
+                carried.entry(key).or_default().extend(node.map(|node| (Some(eip), node)));
+            }
+        }
+        for (name, node) in &gateway.status.nodes {
+            for key in &node.lent_to {
+                carried.entry(key).or_default().push((None, name));
+                if node.phase != Phase::Ready {
+                    found.insert(Violation::LenderNotReady(key.clone(), name.clone()));
+                }
             }
         }
     }
     for (key, policy) in &plan.policies {
         let status = &policy.status;
-        let own = status.eip.zip(status.node.as_deref());
+        let spec = snapshot.policies.get(key).and_then(|record| record.spec.as_ref().ok());
+        let borrows = spec.is_some_and(|policy| policy.egress == EgressChoice::NodeAddress);
+        let own = status.node.as_deref().map(|node| (status.eip, node));
         let listed = carried.get(key).map(Vec::as_slice).unwrap_or_default();
         if own.as_slice() != listed {
             found.insert(Violation::PolicyAndGatewayDiffer(key.clone()));
         }
         let ok = status.verdict.as_ref().is_some_and(|verdict| verdict.ok);
-        if ok != own.is_some() || status.eip.is_some() != status.node.is_some() {
+        let is_whole = status.eip.is_some() == (status.node.is_some() && !borrows);
+        if ok != own.is_some() || !is_whole {
             found.insert(Violation::PolicyHalfInForce(key.clone()));
         }
     }

@@ -350,3 +350,26 @@ async fn an_outage_of_the_api_server_changes_nothing_and_work_goes_on_after_it()
     assert_eq!(before, after);
     controller.stop().await;
 }
+
+/// P00015: a gateway without pools and a policy with `useNodeIP`: the policy has a node and no address, the gateway an
+/// entry without one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p00015_pods_leave_with_a_nodes_own_address() {
+    let (cluster, controller) = Cluster::at_work().await;
+    cluster
+        .create(json!({
+            "apiVersion": api::names::API_VERSION, "kind": "EgressGateway", "metadata": {"name": "default"},
+            "spec": {"nodeSelector": {"selector": {"matchLabels": {"egressgateway": "true"}}}},
+        }))
+        .await
+        .expect("created");
+    let own = json!({"egressGatewayName": "default", "egressIP": {"useNodeIP": true}});
+    cluster.create(policy("test", own)).await.expect("created");
+    let status = ready_policy(&cluster, "test").await.status.unwrap();
+    assert_eq!((status.eip.ipv4.as_str(), status.node.as_str()), ("", "a"));
+    assert_eq!(status.conditions[0].reason, "NodeAddress");
+    let gateway = cluster.api::<EgressGateway>().get("default").await.unwrap();
+    let entry = &gateway.status.unwrap().node_list[0].eips[0];
+    assert_eq!((entry.ipv4.as_str(), entry.policies[0].name.as_str()), ("", "test"));
+    controller.stop().await;
+}

@@ -75,7 +75,8 @@ fn take(world: &mut World, step: &Step) {
         Step::Policy(policy, gateway, choice) => {
             let egress = match choice {
                 0..8 => EgressChoice::Default,
-                8..14 => EgressChoice::Unshared,
+                8..12 => EgressChoice::Unshared,
+                12..14 => EgressChoice::NodeAddress,
                 other => EgressChoice::Exactly(eip(&format!("10.6.0.{other}"))),
             };
             let status =

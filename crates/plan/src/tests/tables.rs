@@ -181,7 +181,7 @@ fn each_refusal_says_why() {
     n/empty: EgressGateway `empty` has no pool; add addresses to spec.ippools or set egressIP.useNodeIP
     n/nameless: spec.egressGatewayName: not given, and neither the namespace label spidernet.io/egressgateway-default nor a gateway with clusterDefault names one
     n/node: 10.6.0.1 is the address of node `a`; an EIP must be an address that nobody uses
-    n/nodeip: spec.egressIP.useNodeIP: not carried by this version; remove it to use the gateway's default EIP
+    n/nodeip: pods leave with the gateway node's own address; unlike with an EIP, connections end when that node fails
     n/outside: spec.egressIP: 10.6.9.9 is in no pool of EgressGateway `g`; add it there or choose another
     n/overlap: spec.ippools: 10.6.1.3 is also in the pool of EgressGateway `g`; take it out of one of them
     n/r1: the EIP is in force
