@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::announcer::Announcer;
 use crate::converge::{Converger, Outcome};
+use crate::debug::Asked;
 use crate::linux::Linux;
 use crate::metrics::Metrics;
 use crate::objects::Event;
@@ -50,6 +51,8 @@ pub struct Inbox {
     pub reports: watch::Receiver<Report>,
     /// Something in the kernel has changed
     pub kernel: watch::Receiver<u64>,
+    /// What people want to know
+    pub questions: mpsc::Receiver<Asked>,
     /// Stop
     pub shutdown: CancellationToken,
 }
@@ -166,6 +169,11 @@ impl ControlLoop {
                     inbox.kernel.mark_unchanged();
                     self.converger.kernel_changed();
                     true
+                }
+                Some((question, reply)) = inbox.questions.recv() => {
+                    // Who asked may be gone.
+                    reply.send(self.converger.answer(&question)).ok();
+                    false
                 }
                 () = &mut patience, if !self.is_patient_no_more => {
                     self.is_patient_no_more = true;

@@ -10,6 +10,7 @@
 //! The kernel is read on every pass: what others have changed is mended as a matter of course, and a restart, which knows
 //! nothing, finds its numbers and claims where the last run left them. A pass that finds nothing to do writes nothing.
 
+mod describe;
 mod inherit;
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,7 @@ pub mod activation;
 pub mod announcer;
 pub mod control_loop;
 pub mod converge;
+pub mod debug;
 mod files;
 pub mod keys;
 pub mod linux;

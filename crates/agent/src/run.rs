@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::announcer::Announcer;
 use crate::control_loop::{ControlLoop, Disk, Inbox, Outbox};
 use crate::converge::Converger;
+use crate::debug;
 use crate::keys::NodeKey;
 use crate::linux::{self, Linux, UplinkChoice};
 use crate::metrics::{KernelCounters, Metrics};
@@ -94,7 +95,9 @@ async fn serve(config: Config) -> Result<()> {
         ..settings(&config.feature)
     };
     let kernel = linux::monitor(&config.feature.vxlan.name, linux.port()?)?;
-    let inbox = Inbox { events: events_out, reports, kernel, shutdown: shutdown.clone() };
+    let (asked, questions) = mpsc::channel(1);
+    debug::listen(asked)?;
+    let inbox = Inbox { events: events_out, reports, kernel, questions, shutdown: shutdown.clone() };
     let converger = Converger::new(node, settings, linux);
     let ended = start_loop(ControlLoop::new(node, converger, outbox), inbox)?;
     supervisor.spawn("control loop", async { ended.await.context("the loop's thread is gone")? });

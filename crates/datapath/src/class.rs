@@ -101,6 +101,41 @@ pub fn destinations(
     result
 }
 
+/// A policy that selects a packet, and by which of its subnets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Selected<'a> {
+    /// The policy
+    pub policy: &'a PolicyView,
+    /// Its most specific `destSubnet` that holds the destination; `None`: it selects all that is outside
+    pub subnet: Option<IpNet>,
+}
+
+/// The policies that select a pod's packet to a destination, the one that decides first.
+#[must_use]
+pub fn ranked<'a>(view: &'a NodeView, pod: &PodKey, destination: IpAddr) -> Vec<Selected<'a>> {
+    let of_pod = view.policies.iter().filter(|policy| policy.pods.contains(pod));
+    let selecting = of_pod.filter(|policy| selects(view, policy, destination));
+    let mut ranked: Vec<Selected<'a>> = selecting
+        .map(|policy| {
+            let subnet = match &policy.destinations {
+                Destinations::Outside => None,
+                Destinations::Subnets(subnets) => subnets
+                    .iter()
+                    .filter(|subnet| subnet.contains(&destination))
+                    .max_by_key(|subnet| subnet.prefix_len())
+                    .copied(),
+            };
+            Selected { policy, subnet }
+        })
+        .collect();
+    ranked.sort_by_key(|selected| {
+        let precedence = &selected.policy.precedence;
+        let prefix = selected.subnet.map_or(0, |subnet| subnet.prefix_len());
+        (precedence.priority.is_none(), precedence.priority, Reverse(prefix), precedence.clone())
+    });
+    ranked
+}
+
 /// Whether a policy selects a destination, if it selects the pod and no other one does.
 #[must_use]
 pub fn selects(view: &NodeView, policy: &PolicyView, destination: IpAddr) -> bool {

@@ -10,6 +10,7 @@
 //! view        what the node knows               numbering   ids, slots and marks, stable across restarts
 //! compile     links, routes, rules, nft table   class       overlapping policies -> disjoint intervals
 //! diff        the smallest transaction          violations  an independent judge of any state
+//! explain     why a packet leaves as it does
 //! fake_kernel executes transactions             trace       walks packets through nodes: oracle of tests
 //! ```
 //!
@@ -26,6 +27,7 @@
 pub mod class;
 pub mod compile;
 pub mod diff;
+pub mod explain;
 pub mod fake_kernel;
 pub mod nft;
 pub mod numbering;

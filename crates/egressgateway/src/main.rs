@@ -1,5 +1,7 @@
 //! The one program of the project, under many names: as `egressgateway NAME …`, or by a link of that name.
 
+mod debug;
+
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,6 +11,7 @@ const USAGE: &str = "usage: egressgateway COMMAND …
 commands:
   agent            the daemon of every node; NODE_NAME and CONFIGMAP_PATH say for which node and how
   controller       decides gateways, EIPs and ports; one replica leads
+  debug            asks a node's agent what it knows and why a packet leaves as it does
   lab              a Kubernetes cluster in a box, to try the egress gateway in
   nettools-server  tells callers which address they come from
   nettools-client  asks such a server, and checks the answer
@@ -47,6 +50,7 @@ fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
     Some(match name {
         "agent" => finish(agent::run()),
         "controller" => controller::run(&text()),
+        "debug" => debug::main(arguments),
         "curl" => lab::curl::main(&text()),
         "lab" => lab::cli::main(arguments.iter().cloned()),
         "nettools-server" => lab::nettools::server_main(&text()),

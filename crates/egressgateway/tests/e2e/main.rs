@@ -9,6 +9,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "clippy knows no tests without the standard harness")]
 
+mod answers;
 mod destinations;
 mod drift;
 mod failover;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         restarts::SCENARIOS,
         failover::SCENARIOS,
         overflow::SCENARIOS,
+        answers::SCENARIOS,
     ]
     .concat();
     if arguments.iter().any(|argument| argument == "--list") {
