@@ -18,13 +18,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// A fault that ends when this is dropped, so that a scenario that fails leaves a whole cluster behind.
-struct Broken<'w> {
+pub(crate) struct Broken<'w> {
     world: &'w World,
     repair: Option<Fault>,
 }
 
 impl<'w> Broken<'w> {
-    fn cut(world: &'w World, node: &str) -> Result<Self> {
+    pub(crate) fn cut(world: &'w World, node: &str) -> Result<Self> {
         world.fault(Fault::Cut { node: node.to_owned() })?;
         Ok(Self { world, repair: Some(Fault::Heal { node: node.to_owned() }) })
     }
@@ -34,7 +34,7 @@ impl<'w> Broken<'w> {
         Ok(Self { world, repair: Some(Fault::StartApiServer) })
     }
 
-    fn repair(mut self) -> Result<()> {
+    pub(crate) fn repair(mut self) -> Result<()> {
         self.repair.take().map_or(Ok(()), |fault| self.world.fault(fault))
     }
 }

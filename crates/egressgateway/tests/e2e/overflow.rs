@@ -1,4 +1,4 @@
-//! Nodes without ports of their own leave with those of their gateway.
+//! Ways out that need connection tracking on the gateway: overflow, and a node's own address.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -6,16 +6,21 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use datapath::compile::names;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::Scenario;
+use crate::failover::Broken;
 use crate::scene::Scene;
-use crate::traffic::{self, Held};
+use crate::traffic::{self, Held, Sequence};
 use crate::world::{GATEWAYS, PLAIN, SYSTEM, World, text};
 
-pub(crate) const SCENARIOS: &[Scenario] = &[("a_node_without_ports_uses_those_of_its_gateway", overflow)];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("a_node_without_ports_uses_those_of_its_gateway", overflow),
+    ("pods_leave_with_the_address_of_a_gateway_node", node_address),
+];
 
 /// Connections at a time; more than the smallest block has ports would be refused without overflow.
 const CONNECTIONS: usize = 40;
@@ -135,4 +140,52 @@ fn overflow(world: &World) -> Result<()> {
         ensure!(ready, "it is not ready");
         Ok(())
     })
+}
+
+/// Addresses of gateway nodes, as the lab gives them.
+fn address_of(world: &World, node: &str) -> Result<IpAddr> {
+    let node = world.answered(world.cluster_wide::<Node>().get(node))?;
+    let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
+    let internal = addresses.iter().find(|address| address.type_ == "InternalIP").context("an address")?;
+    Ok(internal.address.parse()?)
+}
+
+fn node_address(world: &World) -> Result<()> {
+    let scene = Scene::new(world, "node-address", 217)?;
+    let pods = [scene.pod("far", PLAIN)?, scene.pod("one", GATEWAYS[0])?, scene.pod("two", GATEWAYS[1])?];
+    scene.policy(
+        "test",
+        json!({
+            "appliedTo": {"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}},
+            "destSubnet": ["10.6.168.63/32"],
+            "egressIP": {"useNodeIP": true},
+        }),
+    )?;
+    let node = world.until("status names a node", || scene.carrier("test"))?;
+    let policy = world.get("EgressPolicy", Some(scene.name), "test")?;
+    ensure!(text(&policy, "/status/eip/ipv4").is_empty(), "useNodeIP shows no EIP: {policy}");
+    let address = address_of(world, &node)?;
+    for pod in &pods {
+        world.until_seen_as(&pod.netns, address).with_context(|| format!("from {}", pod.node))?;
+    }
+    let server = world.serve()?;
+    let held: Vec<Held> =
+        pods.iter().map(|pod| Held::open(&pod.netns, server.address(), 5)).collect::<Result<_>>()?;
+    let sequence = Sequence::start(&pods[0].netns, &server, "node-address")?;
+    sequence.flow_on(world, 20)?;
+    for held in held {
+        held.flow_on(world)?;
+        held.end()?;
+    }
+    let sent = sequence.end(&server)?;
+    ensure!(sent.lost.is_empty() && sent.unanswered.is_empty(), "{} of {} lost", sent.lost.len(), sent.count);
+    let sources = world.sources_at(server.port())?;
+    ensure!(sources == BTreeSet::from([address]), "the outside saw {sources:?}");
+
+    // Another node takes over when this one is cut off.
+    let other = GATEWAYS.into_iter().find(|other| *other != node).context("another gateway")?;
+    let cut = Broken::cut(world, &node)?;
+    world.until_seen_as(&pods[0].netns, address_of(world, other)?)?;
+    cut.repair()?;
+    scene.until_gateways_are_ready()
 }
