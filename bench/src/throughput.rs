@@ -1,4 +1,5 @@
-//! What the way through a gateway costs, beside the same way plain and through a plain tunnel.
+//! What the way through a gateway costs, beside a pod of the same lab that no policy selects (it leaves from its own node,
+//! masqueraded), and beside two rows of hosts without a cluster: plain routing, and a plain tunnel.
 
 use anyhow::{Context, Result};
 use std::process::Output;
@@ -20,6 +21,7 @@ pub(crate) fn run(figures: &mut Figures) -> Result<()> {
     let session = Session::up(false)?;
     session.gateways(&["worker-node-1"])?;
     let pod = session.pod("throughput", "worker-node-2")?;
+    let other = session.pod("unselected", "worker-node-2")?;
     session.policy("throughput")?;
     session.until_seen_as(&pod, EIP.parse()?)?;
     let serve = ["serve", "--listen", "0.0.0.0:9000"];
@@ -28,12 +30,13 @@ pub(crate) fn run(figures: &mut Figures) -> Result<()> {
     let tunnelled = Plain::build(&session.bench, true)?;
     let to = format!("{OUTSIDE}:9000");
     for (name, mode, divisor) in MEASURES {
-        // Interleaved, so that a slow moment of the machine hits all three.
-        let mut series = [Vec::new(), Vec::new(), Vec::new()];
+        // Interleaved, so that a slow moment of the machine hits all.
+        let mut series = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..RUNS {
             let plain_arguments = ["traffic", mode, "--to", plain::SERVER, "--seconds", SECONDS];
             let runs = [
                 session.traffic(&pod, &[mode, "--to", &to, "--seconds", SECONDS])?,
+                session.traffic(&other, &[mode, "--to", &to, "--seconds", SECONDS])?,
                 routed.run(&session.bench, &plain_arguments)?,
                 tunnelled.run(&session.bench, &plain_arguments)?,
             ];
@@ -41,10 +44,11 @@ pub(crate) fn run(figures: &mut Figures) -> Result<()> {
                 values.push(per_second(output)? / divisor);
             }
         }
-        let [ours, routing, vxlan] = series.map(|mut values| {
+        let [ours, unselected, routing, vxlan] = series.map(|mut values| {
             values.sort_by(f64::total_cmp);
             percentile(&values, 0.5).unwrap_or_default()
         });
+        figures.add_beside(name, ours, "", ("a pod without policy", unselected));
         figures.add_beside(name, ours, "", ("plain routing", routing));
         figures.add_beside(name, ours, "", ("plain VXLAN", vxlan));
     }

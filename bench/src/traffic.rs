@@ -8,7 +8,7 @@ mod server;
 mod stream;
 mod udp;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -22,12 +22,12 @@ pub(crate) struct Options {
 
 #[derive(Subcommand)]
 enum Mode {
-    /// Serve short connections, streams and UDP counts on one port until standard input closes
+    /// Serve short connections, streams and UDP counts until standard input closes
     Serve {
         #[arg(long)]
         listen: SocketAddr,
     },
-    /// Open short connections one after the other
+    /// Open short connections one after the other, to all ports of the server in turn
     Connect {
         #[arg(long)]
         to: SocketAddr,
@@ -68,8 +68,15 @@ enum Mode {
         /// Milliseconds between two questions
         #[arg(long, default_value_t = 1)]
         pause_ms: u64,
+        /// Ask no more once this address was seen
+        #[arg(long)]
+        until: Option<IpAddr>,
     },
 }
+
+/// Ports that a server listens on, from the one that it is given on. Short connections go to all of them, because the ports
+/// of a node towards one of them would all be in use, or resting, after seconds.
+const PORTS: u16 = 64;
 
 /// What a client of `serve` measured.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -83,7 +90,7 @@ pub(crate) struct Measured {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let measured = match &options.mode {
         Mode::Serve { listen } => return server::run(*listen),
-        Mode::Ask { to, seconds, pause_ms } => return ask::run(*to, *seconds, *pause_ms),
+        Mode::Ask { to, seconds, pause_ms, until } => return ask::run(*to, *seconds, *pause_ms, *until),
         Mode::Hold { to, seconds, connections } => return hold::run(*to, *seconds, *connections),
         Mode::Connect { to, seconds, parallel } => connect::run(*to, *seconds, *parallel)?,
         Mode::Stream { to, seconds } => stream::run(*to, *seconds)?,

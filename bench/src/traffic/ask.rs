@@ -2,19 +2,25 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-/// Prints `<microseconds since 1970> <address or ->` per question, for a bounded time.
-pub(super) fn run(to: SocketAddr, seconds: u64, pause_ms: u64) -> Result<()> {
+use crate::session::now_us;
+
+/// Prints `<microseconds since 1970> <address or ->` per answer, for a bounded time or until that address is seen; the
+/// first line is the time of the first question.
+pub(super) fn run(to: SocketAddr, seconds: u64, pause_ms: u64, until: Option<IpAddr>) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut out = std::io::stdout().lock();
+    writeln!(out, "{} -", now_us())?;
     while Instant::now() < end {
-        let seen = once(to).map_or("-".to_owned(), |address| address.to_string());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        writeln!(out, "{now} {seen}")?;
+        let seen = once(to);
+        writeln!(out, "{} {}", now_us(), seen.map_or("-".to_owned(), |address| address.to_string()))?;
         out.flush()?;
+        if seen.is_some() && seen == until {
+            break;
+        }
         std::thread::sleep(Duration::from_millis(pause_ms));
     }
     Ok(())

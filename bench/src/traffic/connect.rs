@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::Measured;
+use super::{Measured, PORTS};
 
 pub(super) fn run(to: SocketAddr, seconds: u64, parallel: usize) -> Result<Measured> {
     let start = Instant::now();
@@ -22,8 +22,11 @@ pub(super) fn run(to: SocketAddr, seconds: u64, parallel: usize) -> Result<Measu
 
 fn work(to: SocketAddr, end: Instant) -> (u64, u64) {
     let (mut done, mut lost) = (0, 0);
-    while Instant::now() < end {
-        match once(to) {
+    for number in (0..PORTS).cycle() {
+        if Instant::now() >= end {
+            break;
+        }
+        match once(SocketAddr::new(to.ip(), to.port() + number)) {
             Ok(()) => done += 1,
             Err(_) => lost += 1,
         }

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::PORTS;
+
 pub(super) fn run(listen: SocketAddr) -> Result<()> {
-    let tcp = TcpListener::bind(listen).with_context(|| format!("listening on {listen}"))?;
     let udp = UdpSocket::bind(listen).with_context(|| format!("listening on {listen}"))?;
     let datagrams = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&datagrams);
@@ -23,29 +24,36 @@ pub(super) fn run(listen: SocketAddr) -> Result<()> {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     });
-    std::thread::spawn(move || {
-        for connection in tcp.incoming().flatten() {
-            let datagrams = Arc::clone(&datagrams);
-            let _ = connection.set_read_timeout(Some(Duration::from_secs(30)));
-            // A stream would hold up the short connections behind it.
-            let mut first = [0];
-            let mut connection = connection;
-            if connection.read_exact(&mut first).is_err() {
-                continue;
+    for port in (0..PORTS).map(|number| listen.port() + number) {
+        let address = SocketAddr::new(listen.ip(), port);
+        let tcp = TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
+        let datagrams = Arc::clone(&datagrams);
+        std::thread::spawn(move || {
+            for connection in tcp.incoming().flatten() {
+                serve(connection, &datagrams);
             }
-            match first {
-                [b'e'] => drop(std::thread::spawn(move || echo(&mut connection))),
-                [b's'] => drop(std::thread::spawn(move || swallow(&mut connection))),
-                [b'u'] => report(&mut connection, datagrams.swap(0, Ordering::Relaxed)),
-                other => drop(connection.write_all(&other)),
-            }
-        }
-    });
+        });
+    }
     println!("ready");
     // Ends with the program that started it, however that ends.
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())
         .context("waiting for the end of standard input")?;
     Ok(())
+}
+
+fn serve(mut connection: TcpStream, datagrams: &AtomicU64) {
+    let _ = connection.set_read_timeout(Some(Duration::from_secs(30)));
+    let mut first = [0];
+    if connection.read_exact(&mut first).is_err() {
+        return;
+    }
+    match first {
+        // What lasts would hold up the short connections behind it.
+        [b'e'] => drop(std::thread::spawn(move || echo(&mut connection))),
+        [b's'] => drop(std::thread::spawn(move || swallow(&mut connection))),
+        [b'u'] => report(&mut connection, datagrams.swap(0, Ordering::Relaxed)),
+        other => drop(connection.write_all(&other)),
+    }
 }
 
 fn echo(connection: &mut TcpStream) {
