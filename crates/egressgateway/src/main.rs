@@ -19,6 +19,11 @@ commands:
 Each is also started by a link to this program that has its name.
 `egressgateway COMMAND --help` says more.";
 
+const AGENT_USAGE: &str = "usage: egressgateway agent
+
+Runs the agent of the node that NODE_NAME names. Other settings come from the environment too (CONFIGMAP_PATH names a file
+with more), and the API server from KUBECONFIG or the pod's service account.";
+
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     let link = if arguments.is_empty() { OsString::new() } else { arguments.remove(0) };
@@ -48,7 +53,7 @@ fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
     let text =
         || arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect::<Vec<_>>();
     Some(match name {
-        "agent" => finish(agent::run()),
+        "agent" => agent(&text()),
         "controller" => controller::run(&text()),
         "debug" => debug::main(arguments),
         "curl" => lab::curl::main(&text()),
@@ -57,6 +62,21 @@ fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
         "nettools-client" => lab::nettools::client_main(&text()),
         _ => return None,
     })
+}
+
+/// Takes no arguments, and must not start as if none had been given.
+fn agent(arguments: &[String]) -> ExitCode {
+    match arguments {
+        [] => finish(agent::run()),
+        [help] if matches!(help.as_str(), "-h" | "--help" | "help") => {
+            println!("{AGENT_USAGE}");
+            ExitCode::SUCCESS
+        }
+        [first, ..] => {
+            eprintln!("error: `{first}` is not expected\n\n{AGENT_USAGE}");
+            ExitCode::from(2)
+        }
+    }
 }
 
 /// The end of a daemon: what went wrong, with all that led to it, on stderr.

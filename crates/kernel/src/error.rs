@@ -18,12 +18,12 @@ pub enum Error {
         message: Option<String>,
     },
     /// A system call failed: no privilege, no memory, no such namespace.
-    #[error("{what}: {source}")]
+    #[error("{what}: {why}")]
     System {
         /// What was tried
         what: String,
-        /// Why not
-        source: io::Error,
+        /// Why not; a part of the message, and so no further link of its chain
+        why: io::Error,
     },
     /// The kernel's reply does not have the form that it should have.
     #[error("{what}: the kernel's reply is malformed")]
@@ -62,7 +62,7 @@ fn explain(message: &Option<String>) -> String {
 
 impl Error {
     pub(crate) fn system(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::System { what: what.into(), source: source.into() }
+        Self::System { what: what.into(), why: source.into() }
     }
 
     /// The kernel's error number, if it is one.
@@ -70,7 +70,7 @@ impl Error {
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
-            Self::System { source, .. } => source.raw_os_error().map(Errno::from_raw),
+            Self::System { why, .. } => why.raw_os_error().map(Errno::from_raw),
             _ => None,
         }
     }

@@ -117,7 +117,7 @@ struct FaultArgs {
 
 #[derive(Debug, Args)]
 struct DemoArgs {
-    /// Which lab
+    /// Which lab; several can run side by side
     #[arg(long, default_value = "demo", env = "EGRESSGATEWAY_LAB")]
     name: String,
     /// How many nodes, the control plane's included
@@ -166,9 +166,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             .map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {error:#}{}", others(&error));
         ExitCode::from(FAILED)
     })
+}
+
+/// Whoever names a lab that does not run may have meant another.
+fn others(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(LabError::NotRunning { name }) => {
+            let others: Vec<String> = known_labs().into_iter().filter(|known| known != name).collect();
+            if others.is_empty() { String::new() } else { format!(" (there is: {})", others.join(", ")) }
+        }
+        _ => String::new(),
+    }
 }
 
 /// Runs one of the lab's inner processes if the arguments (without the program's name) say so.
@@ -253,17 +264,7 @@ fn down(name: &str) -> anyhow::Result<ExitCode> {
 }
 
 fn status(name: &str) -> anyhow::Result<ExitCode> {
-    let status = match Lab::attach(name) {
-        Ok(lab) => lab.status()?,
-        Err(error @ LabError::NotRunning { .. }) => {
-            let others: Vec<String> = known_labs().into_iter().filter(|known| known != name).collect();
-            if others.is_empty() {
-                return Err(error.into());
-            }
-            return Err(anyhow::anyhow!("{error} (there is: {})", others.join(", ")));
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let status = Lab::attach(name)?.status()?;
     let mut out = std::io::stdout().lock();
     let running = if status.api_server_running { "" } else { " (stopped)" };
     writeln!(out, "lab         {}", status.name)?;

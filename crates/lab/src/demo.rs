@@ -8,6 +8,8 @@ mod traffic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
+
 use crate::handle::{Lab, LabOptions};
 use stage::Stage;
 
@@ -42,7 +44,8 @@ pub(crate) enum DemoError {
 
 /// Plays the demo; the status is 0 only if every step held.
 pub(crate) fn run(options: &DemoOptions) -> anyhow::Result<ExitCode> {
-    let mut stage = Stage::new(options.record.as_deref(), options.pause)?;
+    let unwritable = || format!("{} can't be written", options.record.clone().unwrap_or_default().display());
+    let mut stage = Stage::new(options.record.as_deref(), options.pause).with_context(unwritable)?;
     stage.heading(
         "Egress gateway: pods leave with a stable address, and keep their connections when a gateway dies",
     );

@@ -53,7 +53,7 @@ pub enum LabError {
         source: io::Error,
     },
     /// Neither privileges nor user namespaces.
-    #[error("the lab needs root, or a kernel that lets {who} make user namespaces ({hint})")]
+    #[error("it needs root, or a kernel that lets {who} make user namespaces ({hint})")]
     NoPrivileges {
         /// Who asked.
         who: String,

@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{getegid, geteuid, setsid};
+use nix::unistd::{Uid, getegid, geteuid, setsid};
 
 use crate::error::LabError;
 use crate::state_dir::StateDir;
@@ -64,13 +64,13 @@ fn enter_new_namespaces() -> Result<(), LabError> {
     if !privileged {
         flags |= CloneFlags::CLONE_NEWUSER;
     }
-    unshare(flags).map_err(|errno| no_privileges(errno.into()))?;
+    unshare(flags).map_err(|errno| no_privileges(user, errno.into()))?;
     if !privileged {
         // Only one's own ids can be mapped without help; that is enough: everything in the lab is root.
         let mapped = fs::write("/proc/self/setgroups", "deny")
             .and_then(|()| fs::write("/proc/self/uid_map", format!("0 {user} 1")))
             .and_then(|()| fs::write("/proc/self/gid_map", format!("0 {group} 1")));
-        mapped.map_err(no_privileges)?;
+        mapped.map_err(|source| no_privileges(user, source))?;
     }
     Ok(())
 }
@@ -87,7 +87,8 @@ fn has_capabilities() -> bool {
     NEEDED_CAPABILITIES.iter().all(|bit| effective & (1 << bit) != 0)
 }
 
-fn no_privileges(source: io::Error) -> LabError {
+/// `user` as the host knows it: in a half-made namespace it would be nobody.
+fn no_privileges(user: Uid, source: io::Error) -> LabError {
     let setting =
         |path: &str| fs::read_to_string(path).map(|text| text.trim().to_string()).unwrap_or_default();
     let hint = if setting("/proc/sys/user/max_user_namespaces") == "0" {
@@ -99,13 +100,14 @@ fn no_privileges(source: io::Error) -> LabError {
     } else {
         "in a container, start it privileged"
     };
-    LabError::NoPrivileges { who: format!("user {}", geteuid()), hint: hint.to_string(), source }
+    let who = if user.is_root() { "a root without capabilities".to_string() } else { format!("user {user}") };
+    LabError::NoPrivileges { who, hint: hint.to_string(), source }
 }
 
 /// `init`: process 1 of the lab's process namespace.
 pub(crate) fn init(state_dir: &str, supervisor_options: &str) -> anyhow::Result<ExitCode> {
     // Here and not in `launch`, which still needs to see the host's processes.
-    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| no_privileges(errno.into()))?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| no_privileges(geteuid(), errno.into()))?;
     make_mounts_private().context("make mounts private")?;
     mount_inside(&StateDir::at(state_dir).file("private"))?;
     let mut supervisor = inner_command("supervisor");

@@ -7,7 +7,8 @@ use lab::Lab;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::setup::{alone, cli, host_state, options, processes_of, program, text, until, up};
+use crate::setup::{alone, cli, options, program, text, until, up};
+use crate::traces::{Footprint, host_state, processes_of};
 
 #[test]
 fn a_lab_comes_up_and_goes_without_a_trace() {
@@ -23,11 +24,11 @@ fn a_lab_comes_up_and_goes_without_a_trace() {
     assert_eq!(status.pods.len(), 4, "controller and three agents: {:?}", status.pods);
     assert!(status.pods.values().all(|phase| phase == "Running"), "{:?}", status.pods);
     let directory = lab.directory().to_path_buf();
-    assert!(!processes_of(&directory).is_empty());
+    let footprint = Footprint::of(&directory).expect("a running lab");
+    assert!(footprint.traces().len() > 5, "they would be found: {:?}", footprint.traces());
 
     lab.down().expect("it ends");
-    assert!(!directory.exists());
-    assert_eq!(processes_of(&directory), Vec::<String>::new());
+    assert_eq!(footprint.traces(), Vec::<String>::new());
     assert_eq!(host_state(), before);
 }
 
@@ -56,6 +57,7 @@ fn after_a_sigkill_of_the_whole_lab_down_leaves_nothing() {
     let options = options("killed");
     let Some(lab) = up(&options) else { return };
     let directory = lab.directory().to_path_buf();
+    let footprint = Footprint::of(&directory).expect("a running lab");
     lab.detach();
     let pid = std::fs::read_to_string(directory.join("pid")).expect("a pid");
     let pid: i32 = pid.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a number");
@@ -66,7 +68,7 @@ fn after_a_sigkill_of_the_whole_lab_down_leaves_nothing() {
     });
     assert!(directory.exists(), "files can't remove themselves");
     text(&cli(&["down", "--name", &options.name]));
-    assert!(!directory.exists());
+    assert_eq!(footprint.traces(), Vec::<String>::new());
     assert_eq!(host_state(), before);
     let again = cli(&["down", "--name", &options.name]);
     assert_eq!(again.status.code(), Some(2), "there is nothing to end any more");
@@ -152,6 +154,10 @@ fn wrong_arguments_are_one_sentence_and_status_2() {
         (&["fault", "--name", "no-such-lab", "explode"], "unrecognized subcommand"),
         (&["down", "--name", "no-such-lab"], "no lab named"),
         (&["demo", "--nodes", "2"], "2 is not in 3..=200"),
+        (&["demo", "--record", "/no/such/file"], "/no/such/file can't be written: No such file"),
+        (&["fault", "cut", "worker-node-1", "--name", "no-such-lab"], "no lab named \"no-such-lab\""),
+        (&["fault", "--name", "no-such-lab", "heal", "worker-node-1"], "no lab named \"no-such-lab\""),
+        (&["up", "--ipv6", "--no-install"], "cannot be used with"),
     ] {
         let output = cli(arguments);
         let said = String::from_utf8_lossy(&output.stderr);

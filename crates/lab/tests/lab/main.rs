@@ -5,4 +5,5 @@ mod faults;
 mod kubernetes;
 mod lifecycle;
 mod setup;
+mod traces;
 mod walk_through;

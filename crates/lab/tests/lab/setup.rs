@@ -1,6 +1,5 @@
 //! What the tests share: the program, labs, waiting, and a look at what is left on the machine.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -109,35 +108,6 @@ pub(crate) fn kubectl_with_input(lab: &Lab, arguments: &[&str], input: &str) -> 
     stdin.write_all(input.as_bytes()).expect("kubectl reads");
     drop(stdin);
     child.wait_with_output().expect("kubectl ends")
-}
-
-/// Command lines of processes that belong to the lab in this directory.
-pub(crate) fn processes_of(directory: &Path) -> Vec<String> {
-    let needle = directory.display().to_string();
-    let mut found = Vec::new();
-    for process in std::fs::read_dir("/proc").expect("/proc").flatten() {
-        let Ok(line) = std::fs::read(process.path().join("cmdline")) else { continue };
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if line.contains(&needle) {
-            found.push(line);
-        }
-    }
-    found
-}
-
-/// What the lab must not touch: the host's links, routes, rules of the process' own network namespace, its
-/// named namespaces and its mounts.
-pub(crate) fn host_state() -> BTreeSet<String> {
-    let mut state = BTreeSet::new();
-    for file in ["/proc/net/route", "/proc/net/if_inet6", "/proc/net/fib_trie", "/proc/self/mounts"] {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        state.extend(text.lines().map(|line| format!("{file}: {line}")));
-    }
-    let links = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    state.extend(links.map(|link| format!("link {}", link.file_name().display())));
-    let named = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
-    state.extend(named.map(|name| format!("netns {}", name.file_name().display())));
-    state
 }
 
 /// A Deployment of pods that do nothing but exist.
