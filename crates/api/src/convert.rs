@@ -11,7 +11,8 @@ mod port_lease;
 mod tunnel;
 
 pub use cluster::{
-    cluster_info, control_plane_ranges, networks, node, pod, pod_key, service_addresses, service_ranges,
+    calico_pool, cilium_node, cilium_pool, cluster_info, control_plane_ranges, networks, node, pod, pod_key,
+    service_addresses, service_ranges, spider_coordinator, spider_pool,
 };
 pub use gateway::gateway;
 pub use policy::{cluster_policy, policy};

@@ -16,5 +16,6 @@ pub mod names;
 pub mod slim;
 pub mod v1beta1;
 
+pub mod plugins;
 pub mod resource;
 pub mod schema;

@@ -24,5 +24,7 @@ pub const CLUSTER_INFO: &str = "default";
 
 /// Condition type on every kind that has conditions: the object does what it says.
 pub const CONDITION_READY: &str = "Ready";
+/// Condition type of gateways and policies: they work, but not all of them. Reported once that was so.
+pub const CONDITION_DEGRADED: &str = "Degraded";
 /// Condition type of an EgressGateway: every node that needs ports of its EIPs has some. Reported once some had none.
 pub const CONDITION_PORTS: &str = "PortsAvailable";

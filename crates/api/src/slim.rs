@@ -38,6 +38,8 @@ macro_rules! slim {
     };
 }
 
+pub(crate) use slim;
+
 slim!(SlimPod, "Pod", "", "v1", "pods", NamespaceResourceScope);
 slim!(SlimNode, "Node", "", "v1", "nodes", ClusterResourceScope);
 slim!(SlimNamespace, "Namespace", "", "v1", "namespaces", ClusterResourceScope);
@@ -46,7 +48,7 @@ slim!(ControlPlanePod, "Pod", "", "v1", "pods", NamespaceResourceScope);
 slim!(SlimServiceCidr, "ServiceCIDR", "networking.k8s.io", "v1", "servicecidrs", ClusterResourceScope);
 
 /// Reads name, namespace, labels and what tells versions apart; leaves out annotations and managed fields.
-fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+pub(crate) fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Slim {

@@ -53,6 +53,7 @@ fn gateway_status(status: &v1beta1::EgressGatewayStatus) -> GatewayStatus {
         },
         verdict: verdict(&status.conditions, names::CONDITION_READY),
         ports: verdict(&status.conditions, names::CONDITION_PORTS),
+        whole: degraded(&status.conditions),
     }
 }
 
@@ -74,6 +75,12 @@ fn pair(v4: &str, v6: &str) -> Option<EipPair> {
 fn verdict(conditions: &[Condition], kind: &str) -> Option<Verdict> {
     let found = condition(conditions, kind)?;
     Some(Verdict { ok: found.status == "True", code: found.reason.clone(), message: found.message.clone() })
+}
+
+/// A condition that is good while it is not true.
+fn degraded(conditions: &[Condition]) -> Option<Verdict> {
+    let verdict = verdict(conditions, names::CONDITION_DEGRADED)?;
+    Some(Verdict { ok: !verdict.ok, ..verdict })
 }
 
 pub(crate) fn policy_key(metadata: &ObjectMeta) -> PolicyKey {
@@ -100,6 +107,7 @@ fn policy_record(
         eip: pair(&status.eip.ipv4, &status.eip.ipv6),
         node: Some(status.node.clone()).filter(|node| !node.is_empty()),
         verdict: verdict(&status.conditions, names::CONDITION_READY),
+        whole: degraded(&status.conditions),
     });
     PolicyRecord {
         spec,
@@ -131,6 +139,7 @@ pub(crate) fn cluster_info(object: &EgressClusterInfo) -> ClusterInfoRecord {
     let pod_cidr_mode = match mode {
         Some("k8s") => PodCidrMode::Kubernetes,
         Some("calico") => PodCidrMode::Calico,
+        Some("cilium") => PodCidrMode::Cilium,
         _ => PodCidrMode::Off,
     };
     let status = ClusterNetworks { pod_cidr_mode, ..ClusterNetworks::default() };

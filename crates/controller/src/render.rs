@@ -27,6 +27,9 @@ pub(crate) fn gateway_status(
     if let Some(reason) = &planned.ports {
         conditions = self::conditions(&conditions, names::CONDITION_PORTS, reason, generation, now);
     }
+    if let Some(reason) = &planned.whole {
+        conditions = degraded(&conditions, reason, generation, now);
+    }
     let nodes = planned.status.nodes.iter().map(|(name, node)| GatewayNode {
         name: name.clone(),
         status: node.phase.to_string(),
@@ -82,10 +85,14 @@ pub(crate) fn policy_status(
     generation: Option<i64>,
     now: &Time,
 ) -> EgressPolicyStatus {
+    let mut conditions = conditions(before, names::CONDITION_READY, &planned.reason, generation, now);
+    if let Some(reason) = &planned.whole {
+        conditions = degraded(&conditions, reason, generation, now);
+    }
     EgressPolicyStatus {
         eip: wire_eip(planned.status.eip),
         node: planned.status.node.clone().unwrap_or_default(),
-        conditions: conditions(before, names::CONDITION_READY, &planned.reason, generation, now),
+        conditions,
     }
 }
 
@@ -104,6 +111,7 @@ pub(crate) fn cluster_info_status(networks: &ClusterNetworks) -> EgressClusterIn
     let mode = match networks.pod_cidr_mode {
         PodCidrMode::Kubernetes => "k8s",
         PodCidrMode::Calico => "calico",
+        PodCidrMode::Cilium => "cilium",
         PodCidrMode::Off | PodCidrMode::Auto => "",
     };
     let nodes = networks.nodes.iter().map(|(name, addresses)| {
@@ -152,7 +160,23 @@ fn conditions(
     generation: Option<i64>,
     now: &Time,
 ) -> Vec<Condition> {
-    let status = if reason.is_ok() { "True" } else { "False" };
+    with_condition(before, kind, reason.is_ok(), reason, generation, now)
+}
+
+/// The condition that is good while it is not true.
+fn degraded(before: &[Condition], reason: &Reason, generation: Option<i64>, now: &Time) -> Vec<Condition> {
+    with_condition(before, names::CONDITION_DEGRADED, !reason.is_ok(), reason, generation, now)
+}
+
+fn with_condition(
+    before: &[Condition],
+    kind: &str,
+    is_true: bool,
+    reason: &Reason,
+    generation: Option<i64>,
+    now: &Time,
+) -> Vec<Condition> {
+    let status = if is_true { "True" } else { "False" };
     let mut conditions = before.to_vec();
     let wanted = Condition {
         type_: kind.to_owned(),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use kube::Client;
 use plan::outcome::{Notice, Subject};
+use plan::snapshot::GatewayStatus;
 use plan::{Plan, Settings, violations};
 use runtime::admin::{self, Health};
 use runtime::config::{Config, Feature};
@@ -305,9 +306,11 @@ impl Planner {
         let snapshot = &self.state.snapshot;
         match &notice.subject {
             Subject::Gateway(name) => {
-                let known =
-                    snapshot.gateways.get(name).map(|record| (&record.status.verdict, &record.status.ports));
-                known == plan.gateways.get(name).map(|it| (&it.status.verdict, &it.status.ports))
+                let known = snapshot.gateways.get(name).map(|record| &record.status);
+                let told = |status: &GatewayStatus| {
+                    (status.verdict.clone(), status.ports.clone(), status.whole.clone())
+                };
+                known.map(told) == plan.gateways.get(name).map(|planned| told(&planned.status))
             }
             Subject::Policy(key) => {
                 let known = snapshot.policies.get(key).map(|record| &record.status);

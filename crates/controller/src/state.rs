@@ -8,8 +8,9 @@ use api::v1beta1::{
     EgressClusterEndpointSlice, EgressClusterInfo, EgressClusterPolicy, EgressEndpointSlice, EgressGateway,
     EgressPolicy, EgressPortLease, EgressTunnel,
 };
+use ipnet::IpNet;
 use kube::{Resource, ResourceExt};
-use model::cluster::PodKey;
+use model::cluster::{PodKey, PoolKind};
 use model::policy::PolicyKey;
 use plan::snapshot::SliceKey;
 use plan::{ClusterSnapshot, Event, Settings};
@@ -95,6 +96,18 @@ impl State {
                 let ranges = |it: &_| (namespaced(it), convert::control_plane_ranges(it));
                 read(snapshot, known, change, ranges, Event::ControlPlane)
             }
+            Input::CalicoPool(change) => pools(snapshot, change, PoolKind::CalicoPool, convert::calico_pool),
+            Input::CiliumNode(change) => pools(snapshot, change, PoolKind::CiliumNode, convert::cilium_node),
+            Input::CiliumPool(change) => pools(snapshot, change, PoolKind::CiliumPool, convert::cilium_pool),
+            Input::SpiderPool(change) => pools(snapshot, change, PoolKind::SpiderPool, convert::spider_pool),
+            Input::SpiderCoordinator(change) => {
+                // While it is not sure, what it last said counts.
+                let before = snapshot.pod_pools.clone();
+                pools(snapshot, change, PoolKind::SpiderCoordinator, |object| {
+                    let known = || before.get(&(PoolKind::SpiderCoordinator, object.name_any())).cloned();
+                    convert::spider_coordinator(object).or_else(known).unwrap_or_default()
+                })
+            }
             Input::Gateway(change) => {
                 keep(snapshot, &mut self.gateways, change, ResourceExt::name_any, |name, it| {
                     Some(Event::Gateway(name, it.map(record::gateway)))
@@ -135,6 +148,19 @@ impl State {
         };
         listed.is_some_and(|kind| self.listed.insert(kind)) || changed
     }
+}
+
+/// Takes in what network plug-ins say of pods' networks.
+fn pools<K: Resource>(
+    snapshot: &mut ClusterSnapshot,
+    change: Change<K>,
+    kind: PoolKind,
+    convert: impl Fn(&K) -> BTreeSet<IpNet>,
+) -> bool {
+    let known = snapshot.pod_pools.keys().filter(|(known, _)| *known == kind).map(|(_, name)| name.clone());
+    let known = known.collect();
+    let event = |name, nets| Event::PodPool(kind, name, nets);
+    read(snapshot, known, change, |object| (object.name_any(), convert(object)), event)
 }
 
 fn namespaced<K: Resource>(object: &K) -> PodKey {

@@ -1,5 +1,6 @@
 //! The kinds that the controller watches.
 
+use api::plugins::{CalicoPool, CiliumNode, CiliumPool, SpiderCoordinator, SpiderPool};
 use api::slim::{ControlPlanePod, SlimNamespace, SlimNode, SlimPod, SlimService, SlimServiceCidr};
 use api::v1beta1::{
     EgressClusterEndpointSlice, EgressClusterInfo, EgressClusterPolicy, EgressEndpointSlice, EgressGateway,
@@ -19,6 +20,11 @@ pub(crate) enum Input {
     Service(Change<SlimService>),
     ServiceCidr(Change<SlimServiceCidr>),
     ControlPlane(Change<ControlPlanePod>),
+    CalicoPool(Change<CalicoPool>),
+    CiliumNode(Change<CiliumNode>),
+    CiliumPool(Change<CiliumPool>),
+    SpiderPool(Change<SpiderPool>),
+    SpiderCoordinator(Change<SpiderCoordinator>),
     Gateway(Change<EgressGateway>),
     Policy(Change<EgressPolicy>),
     ClusterPolicy(Change<EgressClusterPolicy>),
@@ -38,6 +44,11 @@ pub(crate) enum Kind {
     Service,
     ServiceCidr,
     ControlPlane,
+    CalicoPool,
+    CiliumNode,
+    CiliumPool,
+    SpiderPool,
+    SpiderCoordinator,
     Gateway,
     Policy,
     ClusterPolicy,
@@ -49,13 +60,18 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Node,
         Self::Namespace,
         Self::Pod,
         Self::Service,
         Self::ServiceCidr,
         Self::ControlPlane,
+        Self::CalicoPool,
+        Self::CiliumNode,
+        Self::CiliumPool,
+        Self::SpiderPool,
+        Self::SpiderCoordinator,
         Self::Gateway,
         Self::Policy,
         Self::ClusterPolicy,
@@ -80,6 +96,11 @@ impl Input {
             Self::Service(change) => complete(change, Kind::Service),
             Self::ServiceCidr(change) => complete(change, Kind::ServiceCidr),
             Self::ControlPlane(change) => complete(change, Kind::ControlPlane),
+            Self::CalicoPool(change) => complete(change, Kind::CalicoPool),
+            Self::CiliumNode(change) => complete(change, Kind::CiliumNode),
+            Self::CiliumPool(change) => complete(change, Kind::CiliumPool),
+            Self::SpiderPool(change) => complete(change, Kind::SpiderPool),
+            Self::SpiderCoordinator(change) => complete(change, Kind::SpiderCoordinator),
             Self::Gateway(change) => complete(change, Kind::Gateway),
             Self::Policy(change) => complete(change, Kind::Policy),
             Self::ClusterPolicy(change) => complete(change, Kind::ClusterPolicy),
@@ -115,9 +136,14 @@ pub(crate) fn start(supervisor: &mut Supervisor, client: &Client, inputs: &mpsc:
     watch_kind!("watch pods", Absent::Wait, all(), Input::Pod);
     watch_kind!("watch services", Absent::Empty, all(), Input::Service);
     watch_kind!("watch service ranges", Absent::Empty, all(), Input::ServiceCidr);
-    // As kubeadm labels it; other distributions have no such pod.
-    let control_plane = Config::default().labels("component=kube-controller-manager");
+    // As kubeadm labels them; other distributions have no such pods.
+    let control_plane = Config::default().labels("component in (kube-controller-manager,kube-apiserver)");
     watch_kind!("watch control plane", Absent::Empty, control_plane, Input::ControlPlane);
+    watch_kind!("watch Calico's pools", Absent::Empty, all(), Input::CalicoPool);
+    watch_kind!("watch Cilium's nodes", Absent::Empty, all(), Input::CiliumNode);
+    watch_kind!("watch Cilium's pools", Absent::Empty, all(), Input::CiliumPool);
+    watch_kind!("watch Spiderpool's pools", Absent::Empty, all(), Input::SpiderPool);
+    watch_kind!("watch Spiderpool's coordinator", Absent::Empty, all(), Input::SpiderCoordinator);
     watch_kind!("watch gateways", Absent::Wait, all(), Input::Gateway);
     watch_kind!("watch policies", Absent::Wait, all(), Input::Policy);
     watch_kind!("watch cluster policies", Absent::Wait, all(), Input::ClusterPolicy);

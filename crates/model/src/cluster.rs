@@ -69,9 +69,35 @@ pub enum PodCidrMode {
     Kubernetes,
     /// Calico's IP pools
     Calico,
-    /// Calico where it is there, else the nodes' podCIDRs
+    /// What Cilium gives its nodes
+    Cilium,
+    /// Calico or Cilium where it is there, else the nodes' podCIDRs; Spiderpool's pools beside
     #[default]
     Auto,
+}
+
+/// An object of a network plug-in that names networks of pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PoolKind {
+    /// Calico's IPPool
+    CalicoPool,
+    /// Cilium's CiliumNode
+    CiliumNode,
+    /// Cilium's CiliumPodIPPool
+    CiliumPool,
+    /// Spiderpool's SpiderIPPool
+    SpiderPool,
+    /// Spiderpool's SpiderCoordinator
+    SpiderCoordinator,
+}
+
+/// Ranges that a program of the control plane was told on its command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlPlaneRanges {
+    /// Of Services
+    pub services: BTreeSet<IpNet>,
+    /// Of pods
+    pub pods: BTreeSet<IpNet>,
 }
 
 /// What EgressClusterInfo asks for.

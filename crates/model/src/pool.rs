@@ -129,6 +129,27 @@ impl IpPool {
             .fold(0, |sum: u128, (first, last)| sum.saturating_add((last - first).saturating_add(1)))
     }
 
+    /// The fewest networks that hold exactly these addresses.
+    #[must_use]
+    pub fn networks(&self) -> Vec<IpNet> {
+        let bits: u32 = if self.family == Family::V4 { 32 } else { 128 };
+        let mut networks = Vec::new();
+        for (first, last) in &self.ranges {
+            let mut from = *first;
+            loop {
+                let fitting = (last - from).checked_add(1).map_or(128, u128::ilog2);
+                let log2 = from.trailing_zeros().min(bits).min(fitting);
+                let length = u8::try_from(bits - log2).unwrap_or(u8::MAX);
+                networks.extend(IpNet::new(from_number(self.family, from), length));
+                match 1_u128.checked_shl(log2).and_then(|size| from.checked_add(size)) {
+                    Some(next) if next <= *last => from = next,
+                    _ => break,
+                }
+            }
+        }
+        networks
+    }
+
     /// The lowest address.
     #[must_use]
     pub fn first(&self) -> Option<IpAddr> {
@@ -246,6 +267,22 @@ mod tests {
 
     fn v4(entries: &[&str]) -> IpPool {
         IpPool::parse(Family::V4, entries).unwrap()
+    }
+
+    #[test]
+    fn a_pool_is_as_few_networks_as_can_be() {
+        let text = |pool: IpPool| pool.networks().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(text(v4(&["10.6.1.0/31"])), ["10.6.1.0/31"]);
+        assert_eq!(
+            text(v4(&["10.6.1.1-10.6.1.10"])),
+            ["10.6.1.1/32", "10.6.1.2/31", "10.6.1.4/30", "10.6.1.8/31", "10.6.1.10/32"]
+        );
+        assert_eq!(text(v4(&["0.0.0.0-255.255.255.255"])), ["0.0.0.0/0"]);
+        assert_eq!(text(IpPool::parse(Family::V6, &["::/0"]).unwrap()), ["::/0"]);
+        assert_eq!(
+            text(IpPool::parse(Family::V6, &["fd00::1-fd00::2"]).unwrap()),
+            ["fd00::1/128", "fd00::2/128"]
+        );
     }
 
     #[test]

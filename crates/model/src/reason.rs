@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::EipPair;
+use crate::policy::PolicyKey;
 use crate::pool::Family;
 
 /// Why something is as it is, with what a person needs to understand and mend it.
@@ -111,6 +112,24 @@ pub enum Reason {
     },
     /// Every node that needs ports of the gateway's EIPs has some.
     PortsAvailable,
+    /// Some nodes of the gateway can't carry traffic.
+    NodesNotReady {
+        /// Their names, in order
+        nodes: Vec<String>,
+        /// How many nodes the gateway has
+        of: usize,
+    },
+    /// Other policies go before this one for some of its pods.
+    OtherPoliciesWin {
+        /// How many pods
+        pods: usize,
+        /// How many this policy selects
+        of: usize,
+        /// The other policies, and how many of the pods each wins
+        winners: Vec<(PolicyKey, usize)>,
+    },
+    /// Nothing is missing.
+    NotDegraded,
     /// Asked for something that this version does not do.
     Unsupported {
         /// Path of the field
@@ -120,6 +139,11 @@ pub enum Reason {
     },
     /// All is well: an EIP is in force.
     Assigned,
+    /// All is well: the EIP that was the gateway's default when the policy got it is in force.
+    FormerDefault {
+        /// The gateway's default EIP now
+        default: EipPair,
+    },
     /// All is well: pods leave with the own address of the gateway node.
     NodeAddress,
     /// All is well.
@@ -151,6 +175,10 @@ impl Reason {
             Self::PortsShort { .. } => "PortsShort",
             Self::PortsAvailable => "PortsAvailable",
             Self::Unsupported { .. } => "Unsupported",
+            Self::NodesNotReady { .. } => "NodesNotReady",
+            Self::OtherPoliciesWin { .. } => "OtherPoliciesWin",
+            Self::NotDegraded => "NotDegraded",
+            Self::FormerDefault { .. } => "FormerDefault",
             Self::Assigned => "Assigned",
             Self::NodeAddress => "NodeAddress",
             Self::Ready => "Ready",
@@ -160,7 +188,15 @@ impl Reason {
     /// Whether this is good news.
     #[must_use]
     pub fn is_ok(&self) -> bool {
-        matches!(self, Self::Assigned | Self::NodeAddress | Self::Ready | Self::PortsAvailable)
+        matches!(
+            self,
+            Self::Assigned
+                | Self::FormerDefault { .. }
+                | Self::NodeAddress
+                | Self::Ready
+                | Self::PortsAvailable
+                | Self::NotDegraded
+        )
     }
 }
 
@@ -239,6 +275,22 @@ impl fmt::Display for Reason {
                  {eips} more EIPs, used by some of the policies, would give every node a block"
             ),
             Self::PortsAvailable => f.write_str("every node that needs ports has some"),
+            Self::NodesNotReady { nodes, of } => {
+                write!(f, "{} of {of} gateway nodes are not Ready (", nodes.len())?;
+                list(f, nodes.iter())?;
+                f.write_str("); the others carry the EIPs; see `kubectl get egresstunnel`")
+            }
+            Self::OtherPoliciesWin { pods, of, winners } => {
+                write!(f, "{pods} of {of} pods leave by other policies, for the destinations that both select: ")?;
+                list(f, winners.iter().map(|(key, pods)| format!("{key} wins {pods}")))?;
+                f.write_str("; a lower spec.priority goes first")
+            }
+            Self::NotDegraded => f.write_str("nothing is missing"),
+            Self::FormerDefault { default } => write!(
+                f,
+                "the EIP is in force; the gateway's default is now {default}, which new policies get: make this policy \
+                 anew to use it"
+            ),
             Self::Assigned => f.write_str("the EIP is in force"),
             Self::NodeAddress => f.write_str(
                 "pods leave with the gateway node's own address; unlike with an EIP, connections end when that node fails",
@@ -246,4 +298,16 @@ impl fmt::Display for Reason {
             Self::Ready => f.write_str("ready"),
         }
     }
+}
+
+/// So many are named one by one.
+const NAMED: usize = 3;
+
+/// The first few, and how many more there are.
+fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: impl ExactSizeIterator<Item = T>) -> fmt::Result {
+    let more = items.len().saturating_sub(NAMED);
+    for (number, item) in items.take(NAMED).enumerate() {
+        write!(f, "{}{item}", if number == 0 { "" } else { ", " })?;
+    }
+    if more > 0 { write!(f, " and {more} more") } else { Ok(()) }
 }

@@ -151,7 +151,9 @@ impl<'a> Allocator<'a, '_> {
             status.eips().find(|(_, _, policies)| policies.contains(key)).map(|(eip, _, _)| eip)
         };
         let current = record.status.eip.or_else(reserved);
-        let is_in_force = current.is_some() && current == self.wanted(policy, gateway).or(current);
+        let has_default = policy.egress == EgressChoice::Default && current.is_some();
+        let is_in_force =
+            has_default || current.is_some() && current == self.wanted(policy, gateway).or(current);
         Ok(Request { key, record, policy, gateway, current, is_in_force })
     }
 
@@ -167,6 +169,7 @@ impl<'a> Allocator<'a, '_> {
     fn serve_wanted(&mut self, request: &Request<'a>) {
         let wanted = match request.policy.egress {
             EgressChoice::Exactly(eip) => self.whole_default(request.gateway, eip),
+            _ if self.keeps_former_default(request) => request.current.ok_or(Reason::NoDefaultGateway),
             _ => match self.allocation.defaults.get(request.gateway) {
                 Some(default) => default.clone(),
                 None => Err(Reason::PoolEmpty { gateway: request.gateway.to_owned() }),
@@ -174,6 +177,16 @@ impl<'a> Allocator<'a, '_> {
         };
         let answer = wanted.and_then(|eip| self.claim(request.gateway, eip));
         self.grant(request, answer);
+    }
+
+    /// Another default is for new policies: nobody's address changes because of it, as long as the pool still has it.
+    fn keeps_former_default(&self, request: &Request<'a>) -> bool {
+        let (Some(current), Some(Ok(default))) =
+            (request.current, self.allocation.defaults.get(request.gateway))
+        else {
+            return false;
+        };
+        !default.overlaps(&current) && self.claim(request.gateway, current).is_ok()
     }
 
     /// A default EIP of two families is used as a pair or not at all.

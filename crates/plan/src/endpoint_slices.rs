@@ -5,43 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::cluster::{Pod, PodKey};
-use model::policy::{Namespaces, PolicyKey};
+use model::cluster::PodKey;
+use model::policy::PolicyKey;
 
+use crate::selection::Selection;
 use crate::snapshot::{ClusterSnapshot, Endpoint, PolicyRecord, SliceKey, SliceRecord};
-
-/// The pods of every policy.
-pub type Selection<'a> = BTreeMap<&'a PolicyKey, Vec<(&'a PodKey, &'a Pod)>>;
-
-/// The pods that policies select and that have, or will have, packets of their own.
-#[must_use]
-pub fn select(snapshot: &ClusterSnapshot) -> Selection<'_> {
-    snapshot.policies.iter().map(|(key, record)| (key, select_of(snapshot, record))).collect()
-}
-
-fn select_of<'a>(snapshot: &'a ClusterSnapshot, record: &PolicyRecord) -> Vec<(&'a PodKey, &'a Pod)> {
-    let Ok(policy) = &record.spec else { return Vec::new() };
-    let namespaces = policy.pods.namespaces();
-    let first = match namespaces {
-        Namespaces::One(own) => PodKey { namespace: own.clone(), name: String::new() },
-        Namespaces::All | Namespaces::Matching(_) => PodKey { namespace: String::new(), name: String::new() },
-    };
-    let in_reach = snapshot
-        .pods
-        .range(first..)
-        .take_while(|(key, _)| !matches!(namespaces, Namespaces::One(own) if *own != key.namespace));
-    let selected = in_reach.filter(|(key, pod)| {
-        !pod.host_network
-            && !pod.finished
-            && policy.pods.matches(&pod.labels, &pod.addresses)
-            && namespaces.contain(&key.namespace, snapshot.namespaces.get(&key.namespace))
-    });
-    selected.collect()
-}
 
 /// Every slice that is to be; others are to be deleted.
 #[must_use]
-pub fn plan(snapshot: &ClusterSnapshot, selection: &Selection<'_>) -> BTreeMap<SliceKey, SliceRecord> {
+pub fn plan(snapshot: &ClusterSnapshot, selection: &Selection) -> BTreeMap<SliceKey, SliceRecord> {
     let mut of_policy: BTreeMap<&PolicyKey, Vec<(&SliceKey, &SliceRecord)>> = BTreeMap::new();
     for (key, slice) in &snapshot.slices {
         if key.namespace == slice.policy.namespace {
@@ -51,24 +23,24 @@ pub fn plan(snapshot: &ClusterSnapshot, selection: &Selection<'_>) -> BTreeMap<S
     let mut slices = BTreeMap::new();
     for (key, record) in &snapshot.policies {
         let existing = of_policy.get(key).map(Vec::as_slice).unwrap_or_default();
-        let pods = selection.get(key).map(Vec::as_slice).unwrap_or_default();
-        slices.extend(of_one(snapshot, key, record, pods, existing));
+        slices.extend(of_one(snapshot, selection, key, record, existing));
     }
     slices
 }
 
 fn of_one(
     snapshot: &ClusterSnapshot,
+    selection: &Selection,
     key: &PolicyKey,
     record: &PolicyRecord,
-    pods: &[(&PodKey, &Pod)],
     existing: &[(&SliceKey, &SliceRecord)],
 ) -> Vec<(SliceKey, SliceRecord)> {
     let max = snapshot.settings.max_endpoints_per_slice.max(1);
-    let endpoints = pods.iter().filter(|(_, pod)| pod.is_endpoint()).map(|(key, pod)| {
+    let pods = selection.pods(key).filter_map(|pod| snapshot.pods.get_key_value(pod));
+    let endpoints = pods.filter(|(_, pod)| pod.is_endpoint()).map(|(key, pod)| {
         let endpoint =
-            Endpoint { pod: (*key).clone(), addresses: pod.addresses.clone(), node: pod.node.clone() };
-        ((*key).clone(), endpoint)
+            Endpoint { pod: key.clone(), addresses: pod.addresses.clone(), node: pod.node.clone() };
+        (key.clone(), endpoint)
     });
     let mut waiting: BTreeMap<PodKey, Endpoint> = endpoints.collect();
     let mut slices: Vec<(SliceKey, Vec<Endpoint>)> = Vec::new();

@@ -17,7 +17,7 @@ use model::port_lease::{BlockRole, BlockState, EipLease, LeasedBlock, PortLease}
 use model::{EipPair, PortBlock, PortSpace};
 
 use crate::eips::Allocation;
-use crate::endpoint_slices::Selection;
+use crate::selection::Selection;
 use crate::snapshot::{ClusterSnapshot, LeaseRecord};
 
 /// The largest cluster in which every node holds blocks: more could not all have one out of half of the ports.
@@ -41,7 +41,7 @@ type Held = BTreeMap<String, BTreeMap<EipPair, (String, Blocks)>>;
 
 /// Plans all leases.
 #[must_use]
-pub fn plan(snapshot: &ClusterSnapshot, allocation: &Allocation<'_>, selection: &Selection<'_>) -> Leases {
+pub fn plan(snapshot: &ClusterSnapshot, allocation: &Allocation<'_>, selection: &Selection) -> Leases {
     let mut leases = Leases::default();
     let mut held: Held = Held::new();
     let mut spaces: BTreeMap<EipPair, PortSpace> = BTreeMap::new();
@@ -81,7 +81,7 @@ pub fn plan(snapshot: &ClusterSnapshot, allocation: &Allocation<'_>, selection: 
 fn wanted<'a>(
     snapshot: &'a ClusterSnapshot,
     allocation: &Allocation<'_>,
-    selection: &Selection<'a>,
+    selection: &Selection,
 ) -> BTreeMap<EipPair, BTreeSet<&'a str>> {
     let nodes = snapshot.nodes.len();
     if nodes <= EAGER_NODES && nodes.saturating_mul(allocation.eips.len()) <= EAGER_LEASES {
@@ -89,8 +89,9 @@ fn wanted<'a>(
         return allocation.eips.keys().map(|eip| (*eip, all.clone())).collect();
     }
     let of_eip = allocation.eips.iter().map(|(eip, (_, policies))| {
-        let pods = policies.iter().filter_map(|key| selection.get(*key)).flatten();
-        let nodes = pods.filter_map(|(_, pod)| snapshot.nodes.get_key_value(&pod.node));
+        let pods =
+            policies.iter().flat_map(|key| selection.pods(key)).filter_map(|pod| snapshot.pods.get(pod));
+        let nodes = pods.filter_map(|pod| snapshot.nodes.get_key_value(&pod.node));
         (*eip, nodes.map(|(name, _)| name.as_str()).collect())
     });
     of_eip.collect()

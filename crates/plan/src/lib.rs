@@ -25,12 +25,14 @@ pub mod gateways;
 pub mod leases;
 pub mod outcome;
 pub mod placement;
+pub mod selection;
 pub mod settings;
 pub mod snapshot;
 pub mod tunnels;
 pub mod violations;
 
 pub use outcome::Plan;
+pub use selection::Selection;
 pub use settings::Settings;
 pub use snapshot::{ClusterSnapshot, Event};
 pub use violations::violations;
@@ -45,8 +47,8 @@ pub fn plan(snapshot: &ClusterSnapshot) -> Plan {
     let gateways = gateways::examine(snapshot);
     let allocation = eips::allocate(snapshot, &gateways, &tunnels);
     let placement = placement::place(snapshot, &gateways, &tunnels, &allocation);
-    let policy_plans = outcome::policy_plans(snapshot, &gateways, &allocation, &placement);
-    let selection = endpoint_slices::select(snapshot);
+    let selection = Selection::of(snapshot);
+    let policy_plans = outcome::policy_plans(snapshot, &gateways, &allocation, &placement, &selection);
     let leases = leases::plan(snapshot, &allocation, &selection);
     let gateway_plans =
         outcome::gateway_plans(snapshot, &gateways, &tunnels, &allocation, &placement, &leases.unleased);

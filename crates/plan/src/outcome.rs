@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use model::cluster::ClusterNetworks;
-use model::policy::PolicyKey;
+use model::policy::{EgressChoice, PolicyKey};
 use model::pool::Family;
 use model::port_lease::PortLease;
 use model::tunnel::Phase;
@@ -15,8 +15,10 @@ use model::{EipPair, Reason};
 use crate::eips::{Allocation, Grant};
 use crate::gateways::{Examined, Gateways};
 use crate::placement::{Placement, able};
+use crate::selection::Selection;
 use crate::snapshot::{
-    ClusterSnapshot, GatewayNode, GatewayStatus, PolicyStatus, SliceKey, SliceRecord, Usage, Verdict,
+    ClusterSnapshot, GatewayNode, GatewayStatus, PolicyRecord, PolicyStatus, SliceKey, SliceRecord, Usage,
+    Verdict,
 };
 
 /// Everything that the controller wants to be so. What is as planned is not written.
@@ -51,6 +53,8 @@ pub struct GatewayPlan {
     pub reason: Reason,
     /// Whether every node has ports of its EIPs; said once some had none
     pub ports: Option<Reason>,
+    /// Whether all of its nodes can carry traffic; said once some could not
+    pub whole: Option<Reason>,
     /// Whether our finalizer is to keep it
     pub keep: bool,
     /// The default EIP to write where the object leaves it open
@@ -66,6 +70,8 @@ pub struct PolicyPlan {
     pub status: PolicyStatus,
     /// Why it is in force, or not
     pub reason: Reason,
+    /// Whether it is for all of its pods; said once it was not
+    pub whole: Option<Reason>,
     /// The gateway to write where the object leaves it open
     pub fill_gateway: Option<String>,
 }
@@ -178,10 +184,21 @@ pub(crate) fn gateway_plans(
             None => examined.record.status.ports.as_ref().map(|_| Reason::PortsAvailable),
         };
         status.ports = ports.as_ref().map(Verdict::from);
-        let plan = GatewayPlan { status, reason, ports, keep, fill_default_v4, fill_default_v6 };
+        let whole =
+            not_ready(&status).or_else(|| examined.record.status.whole.as_ref().map(|_| Reason::NotDegraded));
+        status.whole = whole.as_ref().map(Verdict::from);
+        let plan = GatewayPlan { status, reason, ports, whole, keep, fill_default_v4, fill_default_v6 };
         plans.insert((*name).to_owned(), plan);
     }
     plans
+}
+
+/// That some nodes of a gateway can't carry traffic, while others can: without any the gateway itself is not Ready.
+fn not_ready(status: &GatewayStatus) -> Option<Reason> {
+    let failed = status.nodes.iter().filter(|(_, node)| node.phase != Phase::Ready);
+    let nodes: Vec<String> = failed.map(|(name, _)| name.clone()).collect();
+    let of = status.nodes.len();
+    (!nodes.is_empty() && nodes.len() < of).then_some(Reason::NodesNotReady { nodes, of })
 }
 
 /// The most nodes that can hold a block of one EIP.
@@ -258,6 +275,7 @@ pub(crate) fn policy_plans(
     gateways: &Gateways<'_>,
     allocation: &Allocation<'_>,
     placement: &Placement<'_>,
+    selection: &Selection,
 ) -> BTreeMap<PolicyKey, PolicyPlan> {
     let mut plans = BTreeMap::new();
     for (key, record) in &snapshot.policies {
@@ -265,7 +283,17 @@ pub(crate) fn policy_plans(
         let (reason, eip, node) = match allocation.of_policy.get(key) {
             Some(Ok(grant)) => {
                 let (reason, eip, node) = match grant {
-                    Grant::Eip(eip) => (Reason::Assigned, Some(*eip), placement.of_eip.get(eip)),
+                    Grant::Eip(eip) => {
+                        let spec = record.spec.as_ref().ok();
+                        let wants_default = spec.is_some_and(|policy| policy.egress == EgressChoice::Default);
+                        let default = gateway.filter(|_| wants_default);
+                        let default = default.and_then(|name| allocation.defaults.get(name)?.as_ref().ok());
+                        let reason = match default.filter(|default| *default != eip) {
+                            Some(default) => Reason::FormerDefault { default: *default },
+                            None => Reason::Assigned,
+                        };
+                        (reason, Some(*eip), placement.of_eip.get(eip))
+                    }
                     Grant::NodeAddress => (Reason::NodeAddress, None, placement.lenders.get(key)),
                 };
                 match node.copied().flatten() {
@@ -276,14 +304,25 @@ pub(crate) fn policy_plans(
             Some(Err(reason)) => (reason.clone(), None, None),
             None => (Reason::NoDefaultGateway, None, None),
         };
-        let status = PolicyStatus { eip, node, verdict: Some(Verdict::from(&reason)) };
+        let whole = overlap(record, selection, key);
+        let (verdict, told) = (Some(Verdict::from(&reason)), whole.as_ref().map(Verdict::from));
+        let status = PolicyStatus { eip, node, verdict, whole: told };
         let fill_gateway = gateway.filter(|_| record.gateway.is_none() && record.spec.is_ok());
-        plans.insert(
-            key.clone(),
-            PolicyPlan { status, reason, fill_gateway: fill_gateway.map(str::to_owned) },
-        );
+        let fill_gateway = fill_gateway.map(str::to_owned);
+        plans.insert(key.clone(), PolicyPlan { status, reason, whole, fill_gateway });
     }
     plans
+}
+
+/// Whether other policies go before this one.
+pub(crate) fn overlap(record: &PolicyRecord, selection: &Selection, key: &PolicyKey) -> Option<Reason> {
+    let Some(overlap) = selection.overlap(key) else {
+        return record.status.whole.as_ref().map(|_| Reason::NotDegraded);
+    };
+    let mut winners: Vec<(PolicyKey, usize)> =
+        overlap.winners.iter().map(|(key, pods)| (key.clone(), *pods)).collect();
+    winners.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    Some(Reason::OtherPoliciesWin { pods: overlap.pods, of: selection.count(key), winners })
 }
 
 fn no_node(gateways: &Gateways<'_>, name: &str) -> Reason {
@@ -296,12 +335,14 @@ fn no_node(gateways: &Gateways<'_>, name: &str) -> Reason {
 pub(crate) fn notices(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Notice> {
     let mut notices = Vec::new();
     for (name, gateway) in &plan.gateways {
-        let before = snapshot.gateways.get(name).and_then(|record| record.status.verdict.as_ref());
-        notices.extend(verdict_notice(
-            Subject::Gateway(name.clone()),
-            before,
-            gateway.status.verdict.as_ref(),
-        ));
+        let before = snapshot.gateways.get(name).map(|record| record.status.clone()).unwrap_or_default();
+        let after = &gateway.status;
+        for (before, after) in
+            [(&before.verdict, &after.verdict), (&before.ports, &after.ports), (&before.whole, &after.whole)]
+        {
+            let subject = Subject::Gateway(name.clone());
+            notices.extend(verdict_notice(subject, before.as_ref(), after.as_ref()));
+        }
     }
     for (key, policy) in &plan.policies {
         let Some(record) = snapshot.policies.get(key) else {
@@ -309,6 +350,12 @@ pub(crate) fn notices(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Notice> {
         };
         let subject = Subject::Policy(key.clone());
         let (before, after) = (&record.status, &policy.status);
+        // Of pods that come and go while others win them nobody needs to hear.
+        if before.whole.as_ref().is_none_or(|whole| whole.ok)
+            != after.whole.as_ref().is_none_or(|whole| whole.ok)
+        {
+            notices.extend(verdict_notice(subject.clone(), before.whole.as_ref(), after.whole.as_ref()));
+        }
         match (&before.node, &after.node, after.eip) {
             (Some(from), Some(to), Some(eip)) if from != to && before.eip == after.eip => {
                 let message = format!("{eip} moved from node {from} to node {to}");
@@ -317,6 +364,14 @@ pub(crate) fn notices(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Notice> {
             (Some(from), Some(to), None) if from != to && before.eip.is_none() => {
                 let message = format!("pods leave with the address of node {to} instead of node {from}'s");
                 notices.push(Notice { subject, warning: false, code: "Moved".to_owned(), message });
+            }
+            (_, Some(node), Some(eip)) if before.eip.is_some_and(|before| before != eip) => {
+                let old = before.eip.map(|eip| eip.to_string()).unwrap_or_default();
+                let message = format!(
+                    "leaves with {eip} on node {node} instead of {old}: {}",
+                    why_changed(snapshot, record)
+                );
+                notices.push(Notice { subject, warning: true, code: "EipChanged".to_owned(), message });
             }
             (_, Some(node), Some(eip)) if before.eip != after.eip => {
                 let message = format!("{eip} on node {node}");
@@ -342,6 +397,22 @@ pub(crate) fn notices(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Notice> {
         notices.push(Notice { subject: Subject::Tunnel(name.clone()), warning, code, message });
     }
     notices
+}
+
+/// Why a policy did not keep its EIP.
+fn why_changed(snapshot: &ClusterSnapshot, record: &PolicyRecord) -> &'static str {
+    let spec = record.spec.as_ref().ok();
+    if spec.is_some_and(|policy| matches!(policy.egress, EgressChoice::Exactly(_))) {
+        return "spec.egressIP asks for it";
+    }
+    let gateway = record.gateway.as_ref().and_then(|name| snapshot.gateways.get(name)?.spec.as_ref().ok());
+    let has = |eip: EipPair| {
+        gateway.is_some_and(|gateway| eip.addresses().all(|address| gateway.contains(address)))
+    };
+    match record.status.eip {
+        Some(eip) if !has(eip) => "the gateway's pool no longer has it",
+        _ => "it is no longer free, or part of another pair",
+    }
 }
 
 fn verdict_notice(subject: Subject, before: Option<&Verdict>, after: Option<&Verdict>) -> Option<Notice> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::cluster::{ClusterInfo, ClusterNetworks, Node, Pod, PodKey};
+use model::cluster::{ClusterInfo, ClusterNetworks, ControlPlaneRanges, Node, Pod, PodKey, PoolKind};
 use model::gateway::Gateway;
 use model::policy::{Policy, PolicyKey};
 use model::port_lease::{BlockState, PortLease};
@@ -42,7 +42,9 @@ pub struct ClusterSnapshot {
     /// Ranges that ServiceCIDR objects name, by object
     pub service_cidrs: BTreeMap<String, BTreeSet<IpNet>>,
     /// Ranges that pods of the control plane were started with
-    pub control_plane_ranges: BTreeMap<PodKey, BTreeSet<IpNet>>,
+    pub control_plane_ranges: BTreeMap<PodKey, ControlPlaneRanges>,
+    /// Networks of pods that network plug-ins name, by the kind of object and its name
+    pub pod_pools: BTreeMap<(PoolKind, String), BTreeSet<IpNet>>,
     /// Addresses of Services
     pub services: BTreeMap<PodKey, BTreeSet<IpAddr>>,
     /// Since when nodes that hold leases have been gone
@@ -79,6 +81,8 @@ pub struct GatewayStatus {
     pub verdict: Option<Verdict>,
     /// Whether every node has ports of its EIPs; said once some had none
     pub ports: Option<Verdict>,
+    /// Whether all of its nodes are; said once some were not
+    pub whole: Option<Verdict>,
 }
 
 impl GatewayStatus {
@@ -156,6 +160,8 @@ pub struct PolicyStatus {
     pub node: Option<String>,
     /// Whether it is in force
     pub verdict: Option<Verdict>,
+    /// Whether it is for all of its pods; said once it was not
+    pub whole: Option<Verdict>,
 }
 
 /// An EgressTunnel.
@@ -244,7 +250,9 @@ pub enum Event {
     /// A ServiceCIDR
     ServiceCidr(String, Option<BTreeSet<IpNet>>),
     /// A pod of the control plane
-    ControlPlane(PodKey, Option<BTreeSet<IpNet>>),
+    ControlPlane(PodKey, Option<ControlPlaneRanges>),
+    /// Pod networks of a network plug-in
+    PodPool(PoolKind, String, Option<BTreeSet<IpNet>>),
     /// A Service
     Service(PodKey, Option<BTreeSet<IpAddr>>),
 }
@@ -283,6 +291,7 @@ impl ClusterSnapshot {
             Event::Slice(key, slice) => put(&mut self.slices, &key, slice),
             Event::ServiceCidr(name, ranges) => put(&mut self.service_cidrs, &name, ranges),
             Event::ControlPlane(key, ranges) => put(&mut self.control_plane_ranges, &key, ranges),
+            Event::PodPool(kind, name, nets) => put(&mut self.pod_pools, &(kind, name), nets),
             Event::Service(key, addresses) => put(&mut self.services, &key, addresses),
         }
     }

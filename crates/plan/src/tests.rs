@@ -1,7 +1,10 @@
 //! Small clusters, planned and applied as the shell would.
 
+mod cluster_networks;
 mod leases;
 mod node_address;
+mod overlap;
+mod pool_changes;
 mod properties;
 mod tables;
 

@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::cluster::{ClusterInfo, Node, Pod, PodCidrMode, PodKey};
+use model::IpPool;
+use model::cluster::{ClusterInfo, ControlPlaneRanges, Node, Pod, PodCidrMode, PodKey};
+use model::pool::Family;
 
 use super::network;
+use crate::plugins::{CalicoPool, CiliumNode, CiliumPool, SpiderCoordinator, SpiderPool};
 use crate::slim::{ControlPlanePod, SlimNode, SlimPod, SlimService, SlimServiceCidr};
 use crate::v1beta1::{EgressClusterInfo, IpLists};
 
@@ -93,8 +96,53 @@ pub fn service_addresses(object: &SlimService) -> BTreeSet<IpAddr> {
         .collect()
 }
 
-/// Ranges of Service addresses that a program of the control plane was told on its command line.
-pub fn control_plane_ranges(object: &ControlPlanePod) -> BTreeSet<IpNet> {
-    let flags = object.spec.containers.iter().filter_map(|line| line.flag("service-cluster-ip-range"));
-    flags.flat_map(|value| value.split(',')).filter_map(network).collect()
+/// Ranges that a program of the control plane was told on its command line.
+pub fn control_plane_ranges(object: &ControlPlanePod) -> ControlPlaneRanges {
+    let named = |flag: &str| {
+        let flags = object.spec.containers.iter().filter_map(|line| line.flag(flag));
+        flags.flat_map(|value| value.split(',')).filter_map(network).collect()
+    };
+    ControlPlaneRanges { services: named("service-cluster-ip-range"), pods: named("cluster-cidr") }
+}
+
+/// The network of a Calico pool, none of one that is disabled.
+pub fn calico_pool(object: &CalicoPool) -> BTreeSet<IpNet> {
+    network(&object.spec.cidr).filter(|_| !object.spec.disabled).into_iter().collect()
+}
+
+/// The networks that Cilium has given a node.
+pub fn cilium_node(object: &CiliumNode) -> BTreeSet<IpNet> {
+    let ipam = &object.spec.ipam;
+    let pools = ipam.pools.allocated.iter().flat_map(|pool| &pool.cidrs);
+    ipam.pod_cidrs.iter().chain(pools).filter_map(|cidr| network(cidr)).collect()
+}
+
+/// The networks of a Cilium pool.
+pub fn cilium_pool(object: &CiliumPool) -> BTreeSet<IpNet> {
+    let families = [&object.spec.ipv4, &object.spec.ipv6];
+    families.into_iter().flat_map(|family| &family.cidrs).filter_map(|cidr| network(cidr)).collect()
+}
+
+/// The addresses that a Spiderpool pool gives to pods, none of one that is disabled. Its subnet is not the pods' alone:
+/// the same LAN has servers, gateways and EIPs.
+pub fn spider_pool(object: &SpiderPool) -> BTreeSet<IpNet> {
+    let spec = &object.spec;
+    if spec.disable {
+        return BTreeSet::new();
+    }
+    let of = |family: Family| {
+        let readable = |entries: &[String]| {
+            let pools = entries.iter().filter_map(|entry| IpPool::parse(family, &[entry]).ok());
+            IpPool::union(family, pools.collect::<Vec<_>>().iter())
+        };
+        readable(&spec.ips).without(&readable(&spec.exclude_ips)).networks()
+    };
+    of(Family::V4).into_iter().chain(of(Family::V6)).collect()
+}
+
+/// The networks that Spiderpool has found to be the cluster's; `None` while it is not sure.
+pub fn spider_coordinator(object: &SpiderCoordinator) -> Option<BTreeSet<IpNet>> {
+    let status = &object.status;
+    let cidrs = status.overlay_pod_cidr.iter().chain(&status.service_cidr);
+    (status.phase == "Synced").then(|| cidrs.filter_map(|cidr| network(cidr)).collect())
 }

@@ -218,3 +218,33 @@ fn reasons_are_the_vocabularys_own() {
     let object: EgressPolicy = read("spec: {}");
     assert_eq!(policy(&object), Err(Reason::SelectsNothing));
 }
+
+#[test]
+fn networks_of_plug_ins_are_read_and_what_is_no_pods_is_left_out() {
+    use crate::plugins::{CalicoPool, CiliumNode, CiliumPool, SpiderCoordinator, SpiderPool};
+    fn read<T: serde::de::DeserializeOwned>(yaml: &str) -> T {
+        serde_saphyr::from_str(yaml).unwrap()
+    }
+    fn text(nets: std::collections::BTreeSet<ipnet::IpNet>) -> String {
+        nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+    let calico = |more: &str| read::<CalicoPool>(&format!("{{spec: {{cidr: 10.233.0.0/16{more}}}}}"));
+    assert_eq!(text(super::calico_pool(&calico(""))), "10.233.0.0/16");
+    assert_eq!(text(super::calico_pool(&calico(", disabled: true"))), "");
+    let node: CiliumNode =
+        read("{spec: {ipam: {podCIDRs: [10.0.1.0/24], pools: {allocated: [{cidrs: [10.9.0.0/24]}]}}}}");
+    assert_eq!(text(super::cilium_node(&node)), "10.0.1.0/24 10.9.0.0/24");
+    let pool: CiliumPool = read("{spec: {ipv4: {cidrs: [10.9.0.0/16]}, ipv6: {cidrs: ['fd00::/104']}}}");
+    assert_eq!(text(super::cilium_pool(&pool)), "10.9.0.0/16 fd00::/104");
+    let spider: SpiderPool =
+        read("{spec: {subnet: 10.6.0.0/16, ips: [10.6.1.0-10.6.1.3, bad], excludeIPs: [10.6.1.1]}}");
+    assert_eq!(text(super::spider_pool(&spider)), "10.6.1.0/32 10.6.1.2/31");
+    let coordinator = |phase: &str| {
+        let yaml = format!(
+            "{{status: {{phase: {phase}, overlayPodCIDR: [10.244.0.0/16], serviceCIDR: [10.96.0.0/12]}}}}"
+        );
+        super::spider_coordinator(&read::<SpiderCoordinator>(&yaml)).map(text)
+    };
+    assert_eq!(coordinator("Synced").as_deref(), Some("10.96.0.0/12 10.244.0.0/16"));
+    assert_eq!(coordinator("NotReady"), None);
+}

@@ -184,7 +184,8 @@ pub struct EgressPolicyStatus {
     /// The gateway node that carries the traffic; empty while there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node: String,
-    /// `Ready` says whether this policy is in force, and if not, why and what to do.
+    /// `Ready` says whether this policy is in force, and if not, why and what to do; `Degraded` how many of its pods other
+    /// policies win, and which.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -261,8 +261,10 @@ async fn a_restart_changes_no_object() {
         versions(&cluster.namespaced::<EgressPolicy>("default")).await,
     );
     let controller = cluster.controller("two");
-    // It has planned once it has refused this one.
-    cluster.policy("late", "nowhere").await;
+    // It has planned once it has refused this one, which selects none of the other's pods.
+    let pods = json!({"podSelector": {"matchLabels": {"app": "other"}}});
+    let late = policy("late", json!({"egressGatewayName": "nowhere", "appliedTo": pods}));
+    cluster.create(late).await.expect("created");
     reason(&cluster, "late").await;
     let after = (
         versions(&cluster.api::<EgressGateway>()).await,
@@ -371,5 +373,60 @@ async fn p00015_pods_leave_with_a_nodes_own_address() {
     let gateway = cluster.api::<EgressGateway>().get("default").await.unwrap();
     let entry = &gateway.status.unwrap().node_list[0].eips[0];
     assert_eq!((entry.ipv4.as_str(), entry.policies[0].name.as_str()), ("", "test"));
+    controller.stop().await;
+}
+
+/// I00006: Calico's pools are followed as they are made, changed and deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i00006_calicos_pools_are_the_clusters_networks() {
+    let cluster = Cluster::start().await;
+    let crd = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "ippools.crd.projectcalico.org"},
+        "spec": {
+            "group": "crd.projectcalico.org", "scope": "Cluster",
+            "names": {"kind": "IPPool", "listKind": "IPPoolList", "plural": "ippools", "singular": "ippool"},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }],
+        },
+    });
+    cluster.create(crd).await.expect("created");
+    let pool = |cidr: &str| {
+        json!({
+            "apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool", "metadata": {"name": "default-pool"},
+            "spec": {"cidr": cidr},
+        })
+    };
+    cluster.eventually("Calico's kind", || async { cluster.create(pool("10.233.0.0/16")).await.ok() }).await;
+    let controller = cluster.controller("one");
+    cluster.agents().await;
+    let infos: Api<EgressClusterInfo> = cluster.api();
+    let told = |mode: &'static str, cidr: &'static str| {
+        let infos = infos.clone();
+        let cluster = &cluster;
+        async move {
+            cluster
+                .eventually("pod networks", || async {
+                    let status = infos.get("default").await.ok()?.status?;
+                    let pool = status.pod_cidr.get("default-pool").and_then(|lists| lists.ipv4.first());
+                    let pool = pool.map(String::as_str).unwrap_or_default();
+                    (status.pod_cidr_mode == mode && pool == cidr).then_some(())
+                })
+                .await;
+        }
+    };
+    told("calico", "10.233.0.0/16").await;
+    let path = "/apis/crd.projectcalico.org/v1/ippools/default-pool";
+    let changed = http::Request::patch(path)
+        .header("content-type", "application/merge-patch+json")
+        .body(json!({"spec": {"cidr": "10.234.0.0/16"}}).to_string().into_bytes())
+        .expect("a request");
+    cluster.client.request::<serde_json::Value>(changed).await.expect("changed");
+    told("calico", "10.234.0.0/16").await;
+    let gone = http::Request::delete(path).body(Vec::new()).expect("a request");
+    cluster.client.request::<serde_json::Value>(gone).await.expect("deleted");
+    told("k8s", "").await;
     controller.stop().await;
 }

@@ -1,5 +1,6 @@
 //! One situation, one expected answer.
 
+use model::cluster::ControlPlaneRanges;
 use model::policy::EgressChoice::{Default, Exactly, NodeAddress, Unshared};
 use model::pool::Family;
 use model::tunnel::Phase;
@@ -383,7 +384,11 @@ fn the_clusters_networks_are_found_where_they_are_said() {
     assert_eq!(networks.pod_cidr_mode, PodCidrMode::Kubernetes);
     assert_eq!((networks.nodes.len(), networks.pods.len(), networks.extra.len()), (3, 3, 1));
     let pod = PodKey { namespace: "kube-system".to_owned(), name: "kcm".to_owned() };
-    world.snapshot.absorb(Event::ControlPlane(pod, Some(["10.96.0.0/12".parse().unwrap()].into())));
+    let ranges = ControlPlaneRanges {
+        services: ["10.96.0.0/12".parse().unwrap()].into(),
+        pods: ["10.244.0.0/16".parse().unwrap()].into(),
+    };
+    world.snapshot.absorb(Event::ControlPlane(pod, Some(ranges)));
     assert_eq!(services(&world.settle()), ["10.96.0.0/12"]);
     world
         .snapshot
