@@ -2,7 +2,11 @@
 
 pub mod access;
 pub mod certificate;
+pub(crate) mod escalation;
+pub(crate) mod impersonation;
 pub(crate) mod review;
+pub mod roles;
+pub mod rules;
 pub mod service_account;
 
 use std::collections::{BTreeMap, HashMap};
@@ -130,10 +134,17 @@ impl Authenticator {
         }
         let token: ServiceAccountToken = self.issuer.verify(token, now)?;
         let alive = objects.uid("serviceaccounts", Some(&token.namespace), &token.name)? == token.uid;
-        let bound = match &token.pod {
-            Some((name, uid)) => objects.uid("pods", Some(&token.namespace), name)? == *uid,
-            None => true,
-        };
+        // The node of a pod may go before the pod does; a token of the node itself ends with the node.
+        let own_node = token.node.as_ref().filter(|_| token.pod.is_none());
+        let bound = [
+            ("pods", Some(token.namespace.as_str()), token.pod.as_ref()),
+            ("nodes", None, own_node),
+            ("secrets", Some(token.namespace.as_str()), token.secret.as_ref()),
+        ]
+        .into_iter()
+        .all(|(resource, namespace, bound)| {
+            bound.is_none_or(|(name, uid)| objects.uid(resource, namespace, name).as_ref() == Some(uid))
+        });
         (alive && bound).then(|| token.user().into_authenticated())
     }
 }

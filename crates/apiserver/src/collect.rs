@@ -2,7 +2,9 @@
 //!
 //! Each write marks what it may have made due; [`Store::tick`] works that off. Nothing scans all objects.
 
+mod aggregation;
 mod bootstrap;
+mod default_roles;
 mod definitions;
 mod events;
 mod namespaces;
@@ -12,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use crate::auth::roles::GROUP as RBAC;
 use crate::meta;
 use crate::resource::GroupResource;
 use crate::store::{Context, ObjectKey, Store};
@@ -32,6 +35,8 @@ pub(crate) struct Collector {
     dependents: BTreeMap<String, BTreeSet<ObjectKey>>,
     pending: BTreeSet<ObjectKey>,
     terminating_namespaces: BTreeSet<String>,
+    /// Whether a cluster role changed that others may gather.
+    roles_changed: bool,
     /// Definitions that wait for the last of their custom resources to go.
     ending_definitions: BTreeSet<ObjectKey>,
 }
@@ -70,6 +75,8 @@ impl Collector {
         }
         if is_definition(&key.resource) {
             self.pending.insert(key.clone());
+        } else if is_resource(&key.resource, RBAC, "clusterroles") {
+            self.roles_changed = true;
         } else if is_resource(&key.resource, "", "namespaces") {
             self.observe_namespace(key, new);
         } else if new.is_none() && bootstrap::is_wanted_in_each_namespace(key) {
@@ -144,6 +151,7 @@ impl Store {
             }
             let version = self.resource_version();
             self.end_namespaces(ctx);
+            self.aggregate_roles(ctx);
             if version == self.resource_version() && self.collector.pending.is_empty() {
                 break;
             }

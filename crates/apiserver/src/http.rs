@@ -18,14 +18,16 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use crate::auth::User;
-use crate::auth::access::{Action, ResourceAction, authorize};
+use crate::auth::access::{Action, ResourceAction};
+use crate::auth::impersonation::Impersonation;
 use crate::resource::ResourceInfo;
+use crate::selector::FieldSelector;
 use crate::server::state::State;
 use crate::status_error::StatusError;
 use crate::store::Target;
 use path::{ResourcePath, Route};
 
-pub(crate) use query::Query;
+pub(crate) use query::{Query, percent_decode};
 pub(crate) use respond::Answer;
 
 /// What requests know of their connection.
@@ -54,7 +56,7 @@ impl From<StatusError> for Refusal {
 /// A request about a resource, as far as it is understood before its body is read.
 pub(crate) struct Call {
     pub(crate) state: Arc<State>,
-    pub(crate) user: User,
+    pub(crate) user: Arc<User>,
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) query: Query,
@@ -97,10 +99,10 @@ async fn answer(
     let authenticator = &state.authenticator;
     let user =
         authenticator.authenticate(request.headers(), certificate_user, &*state, jiff::Timestamp::now())?;
-    let user = impersonated(user, request.headers())?;
+    let user = impersonated(&state, user, request.headers())?;
     let route = Route::parse(request.uri().path());
     let query = Query::parse(request.uri().query().unwrap_or_default());
-    authorize(&user, &action(&route, request.method(), request.uri().path(), &query))?;
+    state.authorize(&user, &action(&route, request.method(), request.uri().path(), &query))?;
     match route {
         Route::Resource(path) => resource(state, connection, user, path, query, request).await,
         Route::Unknown => Err(Refusal::PageNotFound),
@@ -137,63 +139,27 @@ fn action(route: &Route, method: &Method, path: &str, query: &Query) -> Action {
         (None, "namespaces", Some(name)) if resource.group.is_empty() => name.clone(),
         _ => String::new(),
     };
+    // Whoever selects one name asks for no more than that.
+    let selected = || {
+        let selector = FieldSelector::parse(query.text("fieldSelector")?).ok()?;
+        selector.exact_name().map(str::to_owned)
+    };
+    let of_many = matches!(verb, "list" | "watch" | "deletecollection");
     Action::Resource(ResourceAction {
         verb: verb.to_lowercase(),
         group: resource.group.clone(),
         resource: resource.resource.clone(),
         subresource: resource.subresource.clone().unwrap_or_default(),
         namespace,
-        name: resource.name.clone().unwrap_or_default(),
+        name: resource.name.clone().or_else(|| of_many.then(selected)?).unwrap_or_default(),
     })
 }
 
 /// The user that the request wants to act as.
-fn impersonated(user: User, headers: &HeaderMap) -> Result<User, StatusError> {
-    let text = |name: &str| headers.get(name).and_then(|header| header.to_str().ok()).map(str::to_owned);
-    let groups: Vec<String> = headers
-        .get_all("impersonate-group")
-        .iter()
-        .filter_map(|header| header.to_str().ok().map(str::to_owned))
-        .collect();
-    let Some(name) = text("impersonate-user") else {
-        if groups.is_empty() && text("impersonate-uid").is_none() {
-            return Ok(user);
-        }
-        let message = "requested [{Group}] without impersonating a user";
-        return Err(StatusError::new(500, "InternalError", format!("Internal error occurred: {message}")));
-    };
-    let mut needed = vec![("users", name.clone())];
-    needed.extend(groups.iter().map(|group| ("groups", group.clone())));
-    for (resource, name) in needed {
-        let action = ResourceAction {
-            verb: "impersonate".to_owned(),
-            resource: resource.to_owned(),
-            name,
-            ..ResourceAction::default()
-        };
-        authorize(&user, &Action::Resource(action))?;
-    }
-    let mut acting =
-        User { name, uid: text("impersonate-uid").unwrap_or_default(), groups, ..User::default() };
-    for (key, value) in headers {
-        let Some(key) = key.as_str().strip_prefix("impersonate-extra-") else {
-            continue;
-        };
-        if let Ok(value) = value.to_str() {
-            acting.extra.entry(key.to_owned()).or_default().push(value.to_owned());
-        }
-    }
-    if let Some(account) = acting.name.strip_prefix("system:serviceaccount:")
-        && let Some((namespace, _)) = account.split_once(':')
-        && acting.groups.is_empty()
-    {
-        acting.groups =
-            vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
-    }
-    if acting.name != "system:anonymous" && !acting.is_in(crate::auth::AUTHENTICATED) {
-        acting.groups.push(crate::auth::AUTHENTICATED.to_owned());
-    }
-    Ok(acting)
+fn impersonated(state: &State, user: User, headers: &HeaderMap) -> Result<User, StatusError> {
+    let Some(wanted) = Impersonation::requested(headers)? else { return Ok(user) };
+    wanted.needed.iter().try_for_each(|action| state.authorize(&user, action))?;
+    Ok(wanted.user)
 }
 
 /// Answers a request about a resource.
@@ -225,7 +191,7 @@ async fn resource(
     let (parts, body) = request.into_parts();
     let call = Call {
         state,
-        user,
+        user: Arc::new(user),
         method: parts.method.clone(),
         headers: parts.headers.clone(),
         query,

@@ -13,7 +13,7 @@ use tokio_util::sync::DropGuard;
 
 use crate::auth::User;
 use crate::auth::certificate::{Authority, CertificateAndKey, CertificateError, SubjectName};
-use crate::auth::service_account::TokenError;
+use crate::auth::service_account::{BoundObject, TokenError};
 use crate::status_error::StatusError;
 use crate::store::{Context, Store, StoreOptions};
 use crate::streams::{NoPodStreams, PodStreams};
@@ -175,7 +175,8 @@ impl ApiServerHandle {
         pod: Option<&str>,
         life_seconds: i64,
     ) -> Result<String, StatusError> {
-        self.state().issue_token(namespace, account, pod, &[], life_seconds)
+        let bound = pod.map(|name| BoundObject { kind: "Pod".to_owned(), name: name.to_owned(), uid: None });
+        self.state().issue_token(namespace, account, bound.as_ref(), &[], life_seconds)
     }
 
     /// Reads the store. Keep it short: writers wait.

@@ -16,7 +16,7 @@ mod scale;
 mod update;
 mod watch;
 
-pub(crate) use create::new_suffix;
+pub(crate) use create::{new_suffix, new_uid};
 pub use history::{EventType, WatchEvent};
 pub(crate) use objects::{ObjectKey, encoded_length};
 pub use objects::{Store, StoreOptions};

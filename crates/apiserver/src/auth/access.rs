@@ -1,13 +1,10 @@
-//! What a user may do.
-//!
-//! RBAC objects are stored and not consulted: whoever is authenticated may do all, everybody else may see whether the
-//! server is alive and which version it is.
+//! What a user may do: whatever the roles say that are bound to it, and all if it is in `system:masters`.
 
-use super::{AUTHENTICATED, MASTERS, User};
+use std::ops::ControlFlow;
+
+use super::roles::{Grant, RoleIndex};
+use super::{MASTERS, User};
 use crate::status_error::{Details, StatusError};
-
-/// First segments of the paths that need no identity.
-const PUBLIC_ROOTS: &[&str] = &["version", "healthz", "livez", "readyz"];
 
 /// What a request wants to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,39 +38,79 @@ pub struct ResourceAction {
 }
 
 /// Whether a user may do it, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Decision {
     /// Whether.
     pub allowed: bool,
-    /// Why, for reviews; may be empty.
-    pub reason: &'static str,
+    /// Why, or what is wrong with the user's bindings; may be empty.
+    pub reason: String,
 }
 
-/// Decides what a user may do.
-pub fn decide(user: &User, action: &Action) -> Decision {
-    if user.is_in(MASTERS) || user.is_in(AUTHENTICATED) {
-        return Decision { allowed: true, reason: "" };
-    }
-    let public = match action {
-        Action::Path { path, verb } => {
-            // The checks of the health paths are public too.
-            let root = path.strip_prefix('/').and_then(|rest| rest.split('/').next()).unwrap_or_default();
-            verb == "get" && PUBLIC_ROOTS.contains(&root)
-        }
-        Action::Resource(_) => false,
+/// Whether a user may do something.
+pub fn allows(roles: &RoleIndex, user: &User, action: &Action) -> bool {
+    let decided = |grant: Grant<'_>| match grant.rules {
+        Some(rules) if rules.iter().any(|rule| rule.allows(action)) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
     };
-    Decision { allowed: public, reason: "" }
+    user.is_in(MASTERS) || roles.visit(user, place(action), decided).is_break()
+}
+
+/// Decides what a user may do, and says why.
+pub fn decide(roles: &RoleIndex, user: &User, action: &Action) -> Decision {
+    if user.is_in(MASTERS) {
+        return Decision { allowed: true, reason: String::new() };
+    }
+    let mut problems = Vec::new();
+    let decided = roles.visit(user, place(action), |grant| match grant.rules {
+        Some(rules) if rules.iter().any(|rule| rule.allows(action)) => ControlFlow::Break(grant.reason()),
+        Some(_) => ControlFlow::Continue(()),
+        None => {
+            problems.push(grant.problem());
+            ControlFlow::Continue(())
+        }
+    });
+    match decided {
+        ControlFlow::Break(reason) => Decision { allowed: true, reason },
+        ControlFlow::Continue(()) => Decision { allowed: false, reason: problem_text(&mut problems) },
+    }
+}
+
+fn place(action: &Action) -> &str {
+    match action {
+        Action::Resource(action) => &action.namespace,
+        Action::Path { .. } => "",
+    }
+}
+
+fn problem_text(problems: &mut Vec<String>) -> String {
+    problems.dedup();
+    match problems.as_slice() {
+        [] => String::new(),
+        [one] => format!("RBAC: {one}"),
+        several => format!("RBAC: [{}]", several.join(", ")),
+    }
 }
 
 /// [`decide`] as an error that the client sees.
-pub fn authorize(user: &User, action: &Action) -> Result<(), StatusError> {
-    if decide(user, action).allowed { Ok(()) } else { Err(forbidden(user, action)) }
+pub fn authorize(roles: &RoleIndex, user: &User, action: &Action) -> Result<(), StatusError> {
+    if allows(roles, user, action) {
+        return Ok(());
+    }
+    Err(forbidden(user, action, &decide(roles, user, action).reason))
 }
 
-fn forbidden(user: &User, action: &Action) -> StatusError {
+/// Texts in the form `["a" "b"]`.
+pub(super) fn quoted(texts: &[String]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
+    format!("[{}]", texts.join(" "))
+}
+
+fn forbidden(user: &User, action: &Action, reason: &str) -> StatusError {
+    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
     match action {
         Action::Path { path, .. } => {
-            let message = format!("forbidden: User {:?} cannot {} path {path:?}", user.name, verb_of(action));
+            let message =
+                format!("forbidden: User {:?} cannot {} path {path:?}{reason}", user.name, verb_of(action));
             StatusError::new(403, "Forbidden", message).with_details(Details::default())
         }
         Action::Resource(action_) => {
@@ -88,7 +125,7 @@ fn forbidden(user: &User, action: &Action) -> StatusError {
                 format!("in the namespace {namespace:?}")
             };
             let message = format!(
-                "{subject} is forbidden: User {:?} cannot {verb} resource {part:?} in API group {group:?} {place}",
+                "{subject} is forbidden: User {:?} cannot {verb} resource {part:?} in API group {group:?} {place}{reason}",
                 user.name
             );
             StatusError::new(403, "Forbidden", message).with_details(Details {

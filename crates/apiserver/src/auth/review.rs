@@ -1,39 +1,53 @@
 //! Reviews: objects that are answered and not stored, about who somebody is and what they may do.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::access::{Action, Decision, ResourceAction, decide};
+use super::roles::RoleIndex;
+use super::rules::PolicyRule;
 use super::{Authenticator, LiveObjects, User};
 use crate::status_error::{FieldError, StatusError};
 
-/// Answers a review of this kind; `None` if the kind is no review.
+/// Answers a review of what somebody is or may do; `None` if the kind is no such review.
 pub(crate) fn answer(
     kind: &str,
-    mut review: Value,
+    review: Value,
     user: &User,
+    roles: &RoleIndex,
+) -> Option<Result<Value, StatusError>> {
+    let status = match kind {
+        "SelfSubjectReview" => Ok(json!({ "userInfo": user.to_json() })),
+        "SelfSubjectRulesReview" => rules(roles, user, &review),
+        "SelfSubjectAccessReview" => {
+            action_of(kind, &review).map(|action| status_of(decide(roles, user, &action)))
+        }
+        "SubjectAccessReview" | "LocalSubjectAccessReview" => {
+            action_of(kind, &review).map(|action| status_of(decide(roles, &subject(&review), &action)))
+        }
+        _ => return None,
+    };
+    Some(status.map(|status| answered(review, status)))
+}
+
+/// Answers a review of a token.
+pub(crate) fn answer_token(
+    review: Value,
     authenticator: &Authenticator,
     objects: &dyn LiveObjects,
     now: jiff::Timestamp,
-) -> Option<Result<Value, StatusError>> {
-    let status = match kind {
-        "SelfSubjectReview" => json!({ "userInfo": user.to_json() }),
-        "SelfSubjectRulesReview" => rules(user),
-        "SelfSubjectAccessReview" => match action_of(kind, &review) {
-            Ok(action) => status_of(decide(user, &action)),
-            Err(error) => return Some(Err(error)),
-        },
-        "SubjectAccessReview" | "LocalSubjectAccessReview" => match action_of(kind, &review) {
-            Ok(action) => status_of(decide(&subject(&review), &action)),
-            Err(error) => return Some(Err(error)),
-        },
-        "TokenReview" => token_status(&review, authenticator, objects, now),
-        _ => return None,
-    };
+) -> Value {
+    let status = token_status(&review, authenticator, objects, now);
+    answered(review, status)
+}
+
+fn answered(mut review: Value, status: Value) -> Value {
     if let Some(map) = review.as_object_mut() {
         map.entry("metadata").or_insert_with(|| json!({}));
         map.insert("status".to_owned(), status);
     }
-    Some(Ok(review))
+    review
 }
 
 fn status_of(decision: Decision) -> Value {
@@ -44,17 +58,27 @@ fn status_of(decision: Decision) -> Value {
     status
 }
 
-fn rules(user: &User) -> Value {
-    let anything = Action::Resource(ResourceAction { verb: "*".to_owned(), ..ResourceAction::default() });
-    if decide(user, &anything).allowed {
-        json!({
-            "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }],
-            "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }],
-            "incomplete": false,
-        })
-    } else {
-        json!({ "resourceRules": [], "nonResourceRules": [], "incomplete": false })
+/// All that a user may do in a namespace.
+fn rules(roles: &RoleIndex, user: &User, review: &Value) -> Result<Value, StatusError> {
+    let namespace = review.pointer("/spec/namespace").and_then(Value::as_str).unwrap_or_default();
+    if namespace.is_empty() {
+        return Err(StatusError::bad_request("no namespace on request"));
     }
+    let (rules, problems) = roles.all_rules(user, namespace);
+    let (paths, resources): (Vec<PolicyRule>, Vec<PolicyRule>) =
+        rules.into_iter().partition(|rule| rule.resources.is_empty());
+    let show = |rules: &[PolicyRule]| rules.iter().map(PolicyRule::to_json).collect::<Vec<Value>>();
+    let mut status = json!({
+        "resourceRules": show(&resources),
+        "nonResourceRules": show(&paths),
+        "incomplete": !problems.is_empty(),
+    });
+    if !problems.is_empty()
+        && let Some(map) = status.as_object_mut()
+    {
+        map.insert("evaluationError".to_owned(), problems.join(", ").into());
+    }
+    Ok(status)
 }
 
 /// The user that a SubjectAccessReview asks about.
@@ -63,8 +87,18 @@ fn subject(review: &Value) -> User {
     User {
         name: review.pointer("/spec/user").and_then(Value::as_str).unwrap_or_default().to_owned(),
         groups: groups.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
-        ..User::default()
+        extra: extra_of(review),
+        uid: review.pointer("/spec/uid").and_then(Value::as_str).unwrap_or_default().to_owned(),
     }
+}
+
+fn extra_of(review: &Value) -> BTreeMap<String, Vec<String>> {
+    let extra = review.pointer("/spec/extra").and_then(Value::as_object);
+    let texts = |values: &Value| -> Vec<String> {
+        let values = values.as_array().map(Vec::as_slice).unwrap_or_default();
+        values.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    extra.into_iter().flatten().map(|(key, values)| (key.clone(), texts(values))).collect()
 }
 
 fn action_of(kind: &str, review: &Value) -> Result<Action, StatusError> {
@@ -107,6 +141,6 @@ fn token_status(
             "user": user.to_json(),
             "audiences": [super::service_account::ISSUER],
         }),
-        None => json!({ "authenticated": false, "error": "invalid bearer token" }),
+        None => json!({ "error": "invalid bearer token", "user": {} }),
     }
 }

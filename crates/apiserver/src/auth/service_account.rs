@@ -31,12 +31,25 @@ pub struct ServiceAccountToken {
     pub uid: String,
     /// Name and uid of the pod that it is bound to.
     pub pod: Option<(String, String)>,
-    /// Name and uid of that pod's node.
+    /// Name and uid of that pod's node, or of the node that it is bound to itself; no uid if there is no such node.
     pub node: Option<(String, String)>,
+    /// Name and uid of the secret that it is bound to.
+    pub secret: Option<(String, String)>,
     /// Who the token is for; the server's own [`ISSUER`] if nobody is named.
     pub audiences: Vec<String>,
     /// Unique id of this token.
     pub id: String,
+}
+
+/// What a token's life is to be tied to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundObject {
+    /// `Pod`, `Node` or `Secret`.
+    pub kind: String,
+    /// Name, in the account's namespace if it is in one.
+    pub name: String,
+    /// The uid that it must have.
+    pub uid: Option<String>,
 }
 
 impl ServiceAccountToken {
@@ -52,7 +65,9 @@ impl ServiceAccountToken {
         for (kind, bound) in [("pod", &self.pod), ("node", &self.node)] {
             if let Some((name, uid)) = bound {
                 extra(&format!("{kind}-name"), name);
-                extra(&format!("{kind}-uid"), uid);
+                if !uid.is_empty() {
+                    extra(&format!("{kind}-uid"), uid);
+                }
             }
         }
         user
@@ -111,10 +126,14 @@ impl TokenIssuer {
             "serviceaccount": { "name": token.name, "uid": token.uid },
         });
         if let Some(map) = kubernetes.as_object_mut() {
-            for (kind, bound) in [("pod", &token.pod), ("node", &token.node)] {
-                if let Some((name, uid)) = bound {
-                    map.insert(kind.to_owned(), json!({ "name": name, "uid": uid }));
-                }
+            for (kind, bound) in [("pod", &token.pod), ("node", &token.node), ("secret", &token.secret)] {
+                match bound {
+                    Some((name, uid)) if uid.is_empty() => {
+                        map.insert(kind.to_owned(), json!({ "name": name }))
+                    }
+                    Some((name, uid)) => map.insert(kind.to_owned(), json!({ "name": name, "uid": uid })),
+                    None => None,
+                };
             }
         }
         let claims = json!({
@@ -168,7 +187,8 @@ impl TokenIssuer {
             name: text("/serviceaccount/name")?,
             uid: text("/serviceaccount/uid")?,
             pod: text("/pod/name").zip(text("/pod/uid")),
-            node: text("/node/name").zip(text("/node/uid")),
+            node: text("/node/name").map(|name| (name, text("/node/uid").unwrap_or_default())),
+            secret: text("/secret/name").zip(text("/secret/uid")),
             audiences,
             id: claims.get("jti")?.as_str()?.to_owned(),
         })

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::default_roles;
+use crate::auth::roles::GROUP as RBAC;
 use crate::meta;
 use crate::resource::ResourceInfo;
 use crate::store::{Context, ObjectKey, Store, WriteOptions};
@@ -36,47 +38,10 @@ impl Store {
     }
 
     fn bootstrap_roles(&mut self, ctx: &mut Context<'_>) {
-        const GROUP: &str = "rbac.authorization.k8s.io";
-        let label = json!({"kubernetes.io/bootstrapping": "rbac-defaults"});
-        let everything = json!([
-            {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
-            {"nonResourceURLs": ["*"], "verbs": ["*"]},
-        ]);
-        let role = json!({"metadata": {"name": "cluster-admin", "labels": label}, "rules": everything});
-        self.ensure(ctx, GROUP, "clusterroles", None, role);
-        let reads = ["get", "list", "watch"];
-        let writes = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-        let core = json!([
-            "configmaps",
-            "endpoints",
-            "events",
-            "pods",
-            "pods/log",
-            "pods/status",
-            "serviceaccounts",
-            "services"
-        ]);
-        for (name, verbs) in [("view", &reads[..]), ("edit", &writes[..]), ("admin", &writes[..])] {
-            let rules = json!([
-                {"apiGroups": [""], "resources": core, "verbs": verbs},
-                {"apiGroups": ["apps"], "resources": ["daemonsets", "deployments", "replicasets"], "verbs": verbs},
-                {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": verbs},
-                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": reads},
-            ]);
-            self.ensure(
-                ctx,
-                GROUP,
-                "clusterroles",
-                None,
-                json!({"metadata": {"name": name, "labels": label}, "rules": rules}),
-            );
+        for (resource, object) in default_roles::objects() {
+            let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).map(str::to_owned);
+            self.ensure(ctx, RBAC, resource, namespace.as_deref(), object);
         }
-        let binding = json!({
-            "metadata": {"name": "cluster-admin", "labels": label},
-            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": "cluster-admin"},
-            "subjects": [{"apiGroup": GROUP, "kind": "Group", "name": "system:masters"}],
-        });
-        self.ensure(ctx, GROUP, "clusterrolebindings", None, binding);
     }
 
     fn bootstrap_service(&mut self, ctx: &mut Context<'_>) {

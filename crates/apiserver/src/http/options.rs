@@ -1,5 +1,7 @@
 //! Options of reads and writes, out of queries.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{Call, Query};
@@ -72,6 +74,7 @@ pub(super) fn write(call: &Call, kind: &str) -> Result<WriteOptions, StatusError
         field_manager: field_manager.or_else(|| user_agent_manager(call)),
         field_validation,
         force: query.flag("force"),
+        requester: Some(Arc::clone(&call.user)),
     })
 }
 

@@ -55,7 +55,7 @@ impl Query {
 }
 
 /// Decodes `%41`, and `+` where it stands for a space; `None` if the result isn't UTF-8 or a `%` stands alone.
-pub(super) fn percent_decode(text: &str, plus_is_space: bool) -> Option<String> {
+pub(crate) fn percent_decode(text: &str, plus_is_space: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::respond::{self, Answer};
 use super::{Call, Connection, Refusal, body, options};
-use crate::auth::service_account::{ISSUER, LIFE_SECONDS_DEFAULT, LIFE_SECONDS_MIN};
+use crate::auth::access::{Action, ResourceAction};
+use crate::auth::service_account::{BoundObject, ISSUER, LIFE_SECONDS_DEFAULT, LIFE_SECONDS_MIN};
+use crate::resource::split_api_version;
 use crate::status_error::{FieldError, StatusError};
 use crate::streams;
 
@@ -28,6 +30,18 @@ pub(super) async fn answer(
     body: Incoming,
 ) -> Result<Answer, Refusal> {
     let name = call.name.clone().unwrap_or_default();
+    if call.method == "GET" && matches!(subresource, "exec" | "attach" | "portforward") {
+        // A stream that is opened by GET changes as much as one that is opened by POST.
+        let action = ResourceAction {
+            verb: "create".to_owned(),
+            resource: call.resource.plural.clone(),
+            subresource: subresource.to_owned(),
+            namespace: call.namespace.clone().unwrap_or_default(),
+            name: name.clone(),
+            ..ResourceAction::default()
+        };
+        call.state.authorize(&call.user, &Action::Resource(action))?;
+    }
     match (subresource, call.method.as_str()) {
         ("log", "GET") => Ok(streams::log::answer(&call, &name).await?),
         ("exec", "GET" | "POST") => Ok(streams::exec::answer(call, connection, &name, parts).await?),
@@ -76,9 +90,9 @@ async fn token(call: &Call, name: &str, body: Incoming) -> Result<Answer, Refusa
     let listed = spec.get("audiences").and_then(Value::as_array);
     let audiences: Vec<String> =
         listed.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-    let pod = bound_pod(&spec)?;
+    let bound = bound_object(&spec)?;
     let now = jiff::Timestamp::now();
-    let token = call.state.issue_token(namespace, name, pod.as_deref(), &audiences, life_seconds)?;
+    let token = call.state.issue_token(namespace, name, bound.as_ref(), &audiences, life_seconds)?;
     let expires = jiff::Timestamp::from_second(now.as_second().saturating_add(life_seconds));
     if let Some(map) = request.as_object_mut() {
         map.insert(
@@ -115,15 +129,17 @@ fn check_life(wanted: &Value) -> Result<i64, StatusError> {
     }
 }
 
-/// The pod that the token is to be bound to.
-fn bound_pod(spec: &Value) -> Result<Option<String>, StatusError> {
+/// What the token is to be bound to.
+fn bound_object(spec: &Value) -> Result<Option<BoundObject>, StatusError> {
     let Some(reference) = spec.get("boundObjectRef").filter(|reference| reference.is_object()) else {
         return Ok(None);
     };
     let text = |key: &str| reference.get(key).and_then(Value::as_str).unwrap_or_default();
-    if text("kind") != "Pod" {
-        let message = format!("cannot bind token to object of type {} {}", text("apiVersion"), text("kind"));
+    if !matches!(text("kind"), "Pod" | "Node" | "Secret") || text("apiVersion") != "v1" {
+        let (group, version) = split_api_version(text("apiVersion"));
+        let message = format!("cannot bind token to object of type {group}/{version}, Kind={}", text("kind"));
         return Err(StatusError::bad_request(message));
     }
-    Ok(Some(text("name").to_owned()))
+    let uid = Some(text("uid").to_owned()).filter(|uid| !uid.is_empty());
+    Ok(Some(BoundObject { kind: text("kind").to_owned(), name: text("name").to_owned(), uid }))
 }

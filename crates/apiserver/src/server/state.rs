@@ -12,14 +12,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{ADMIN, StartError};
+use crate::auth::access::{self, Action};
 use crate::auth::certificate::Authority;
-use crate::auth::service_account::{ServiceAccountToken, TokenIssuer};
-use crate::auth::{Authenticator, LiveObjects, User};
+use crate::auth::service_account::{BoundObject, ServiceAccountToken, TokenIssuer};
+use crate::auth::{Authenticator, LiveObjects, MASTERS, User};
 use crate::http::cache::DocumentCache;
 use crate::limits::Limits;
 use crate::meta;
 use crate::status_error::StatusError;
-use crate::store::{Context, Store, StoreOptions, Subresource, Target};
+use crate::store::{Context, Store, StoreOptions, Subresource, Target, new_uid};
 use crate::streams::PodStreams;
 
 /// What [`State`] is made from.
@@ -106,6 +107,14 @@ impl State {
         result
     }
 
+    /// Refuses what the user may not do.
+    pub(crate) fn authorize(&self, user: &User, action: &Action) -> Result<(), StatusError> {
+        if user.is_in(MASTERS) {
+            return Ok(());
+        }
+        self.read(|store| access::authorize(store.roles(), user, action))
+    }
+
     /// A random number.
     pub(crate) fn draw(&self) -> u64 {
         draw(&self.random)
@@ -121,7 +130,7 @@ impl State {
         &self,
         namespace: &str,
         account: &str,
-        pod: Option<&str>,
+        bound: Option<&BoundObject>,
         audiences: &[String],
         life_seconds: i64,
     ) -> Result<String, StatusError> {
@@ -129,21 +138,13 @@ impl State {
             namespace: namespace.to_owned(),
             name: account.to_owned(),
             audiences: audiences.to_vec(),
-            id: new_token(&self.random).map_err(StatusError::internal)?,
+            id: new_uid(&mut || self.draw()),
             ..ServiceAccountToken::default()
         };
         self.read(|store| {
             let object = core_object(store, "serviceaccounts", Some(namespace), account)?;
             token.uid = meta::uid(&object).to_owned();
-            if let Some(pod) = pod {
-                let object = core_object(store, "pods", Some(namespace), pod)?;
-                token.pod = Some((pod.to_owned(), meta::uid(&object).to_owned()));
-                let node = object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
-                token.node = core_object(store, "nodes", None, node)
-                    .ok()
-                    .map(|object| (node.to_owned(), meta::uid(&object).to_owned()));
-            }
-            Ok(())
+            bound.map_or(Ok(()), |bound| bind_token(store, &mut token, bound))
         })?;
         let now = Timestamp::now();
         self.authenticator.issuer().issue(&token, now, life_seconds).map_err(StatusError::internal)
@@ -155,6 +156,54 @@ impl LiveObjects for State {
         let object = self.read(|store| core_object(store, resource, namespace, name)).ok()?;
         Some(meta::uid(&object).to_owned())
     }
+}
+
+/// Ties a token to the life of another object.
+fn bind_token(
+    store: &Store,
+    token: &mut ServiceAccountToken,
+    bound: &BoundObject,
+) -> Result<(), StatusError> {
+    let (resource, namespace) = match bound.kind.as_str() {
+        "Pod" => ("pods", Some(token.namespace.as_str())),
+        "Secret" => ("secrets", Some(token.namespace.as_str())),
+        _ => ("nodes", None),
+    };
+    let object = core_object(store, resource, namespace, &bound.name)?;
+    let uid = meta::uid(&object);
+    if bound.uid.as_deref().is_some_and(|wanted| wanted != uid) {
+        let why = format!(
+            "Operation cannot be fulfilled on {} {:?}: the UID in the bound object reference ({}) does not match the UID in \
+             record. The object might have been deleted and then recreated",
+            bound.kind,
+            bound.name,
+            bound.uid.as_deref().unwrap_or_default()
+        );
+        return Err(StatusError::new(409, "Conflict", why));
+    }
+    let own = Some((bound.name.clone(), uid.to_owned()));
+    match bound.kind.as_str() {
+        "Secret" => token.secret = own,
+        "Pod" => {
+            let account =
+                object.pointer("/spec/serviceAccountName").and_then(Value::as_str).unwrap_or_default();
+            if account != token.name {
+                return Err(StatusError::bad_request(format!(
+                    "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                    token.name
+                )));
+            }
+            token.pod = own;
+            let node = object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
+            if !node.is_empty() {
+                let found = core_object(store, "nodes", None, node);
+                let uid = found.map(|object| meta::uid(&object).to_owned()).unwrap_or_default();
+                token.node = Some((node.to_owned(), uid));
+            }
+        }
+        _ => token.node = own,
+    }
+    Ok(())
 }
 
 /// An object of the core group.

@@ -107,6 +107,7 @@ impl Store {
             Ok(live) => self.apply_to(ctx, target, subresource, &live, &config, &author, options),
             Err(missing) if subresource != Subresource::Main => Err(missing),
             Err(_) => {
+                self.check_may_create(info, target.namespace.as_deref(), &target.name, options)?;
                 if !meta::uid(&config).is_empty() {
                     let why = format!(
                         "uid mismatch: the provided object specified uid {}, and no existing object was found",

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::auth::access::{self, Action, ResourceAction};
+use crate::auth::escalation;
 use crate::builtin;
 use crate::meta::{self, NameRule};
 use crate::ownership::{self, Operation};
@@ -20,8 +22,8 @@ const GENERATED_PREFIX_MAX: usize = 58;
 const GENERATE_TRIES: usize = 8;
 
 /// A random (version 4) uid.
-pub(crate) fn new_uid(ctx: &mut Context<'_>) -> String {
-    let (high, low) = ((ctx.rng)(), (ctx.rng)());
+pub(crate) fn new_uid(rng: &mut dyn FnMut() -> u64) -> String {
+    let (high, low) = (rng(), rng());
     let high = high & !0xf000 | 0x4000;
     let low = low & !(0b11 << 62) | 0b10 << 62;
     format!(
@@ -207,6 +209,7 @@ impl Store {
         };
         set_managed_fields(&mut value, ownership::encode(entries));
         builtin::prepare_create(info, &mut value, ctx, &self.view());
+        self.check_grants(info, &value, None, options)?;
         if let Some(existing) =
             self.entry(&info.group_resource(), meta::namespace(&value), meta::name(&value))
         {
@@ -292,6 +295,38 @@ impl Store {
         ))
     }
 
+    /// Refuses roles and bindings that would give away what the requester lacks.
+    pub(super) fn check_grants(
+        &self,
+        info: &ResourceInfo,
+        new: &Value,
+        old: Option<&Value>,
+        options: &WriteOptions,
+    ) -> Result<(), StatusError> {
+        let Some(user) = &options.requester else { return Ok(()) };
+        escalation::check(self.roles(), user, info, new, old)
+    }
+
+    /// Refuses a write that would create an object although its requester may only change such objects.
+    pub(super) fn check_may_create(
+        &self,
+        info: &ResourceInfo,
+        namespace: Option<&str>,
+        name: &str,
+        options: &WriteOptions,
+    ) -> Result<(), StatusError> {
+        let Some(user) = &options.requester else { return Ok(()) };
+        let action = ResourceAction {
+            verb: "create".to_owned(),
+            group: info.gvk.group.clone(),
+            resource: info.plural.clone(),
+            namespace: namespace.unwrap_or_default().to_owned(),
+            name: name.to_owned(),
+            ..ResourceAction::default()
+        };
+        access::authorize(self.roles(), user, &Action::Resource(action))
+    }
+
     /// Checks a complete object against the rules of metadata, of its schema and of its kind.
     pub(super) fn validate(
         &self,
@@ -315,7 +350,7 @@ impl Store {
 }
 
 fn set_system_fields(ctx: &mut Context<'_>, info: &ResourceInfo, value: &mut Value) {
-    let uid = new_uid(ctx);
+    let uid = new_uid(ctx.rng);
     let now = meta::timestamp(ctx.now);
     if info.has_status && !builtin::keeps_status_on_create(info) {
         meta::map_of(value).remove("status");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::auth::roles::RoleIndex;
 use crate::builtin;
 use crate::collect::Collector;
 use crate::limits::Limits;
@@ -87,6 +88,7 @@ pub struct Store {
     pub(crate) registry: Registry,
     pub(crate) tables: BTreeMap<GroupResource, Table>,
     pub(crate) collector: Collector,
+    roles: RoleIndex,
     pub(crate) service_addresses: builtin::ServiceAddresses,
     pub(crate) options: StoreOptions,
     version: u64,
@@ -134,6 +136,7 @@ impl Store {
             registry: Registry::new(builtin::resources()),
             tables: BTreeMap::new(),
             collector: Collector::default(),
+            roles: RoleIndex::default(),
             service_addresses: builtin::ServiceAddresses::new(options.service_cidr),
             options,
             version: first_version,
@@ -149,6 +152,11 @@ impl Store {
     /// What is served; changes with CRDs.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Who may do what.
+    pub fn roles(&self) -> &RoleIndex {
+        &self.roles
     }
 
     /// The limits that the store was made with.
@@ -255,6 +263,7 @@ impl Store {
             .before(old.clone())
             .after(Arc::clone(&object));
         table.history.push(change, &self.limits);
+        self.roles.observe(resource, old.as_deref(), Some(&object));
         self.collector.observe(&ObjectKey { resource: resource.clone(), key }, old.as_deref(), Some(&object));
         object
     }
@@ -277,6 +286,7 @@ impl Store {
             .then_gone(Arc::clone(&last));
         table.history.push(change, &self.limits);
         self.service_addresses.release(resource, &last);
+        self.roles.observe(resource, Some(&last), None);
         self.collector.observe(&ObjectKey { resource: resource.clone(), key }, Some(&last), None);
         Some(last)
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::auth::User;
 use crate::resource::ResourceInfo;
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status_error::StatusError;
@@ -72,6 +73,8 @@ pub struct WriteOptions {
     pub field_validation: FieldValidation,
     /// `?force` of an apply.
     pub force: bool,
+    /// Who asks; `None` for the server itself, which may do all.
+    pub requester: Option<Arc<User>>,
 }
 
 /// Result of create, update and patch.

@@ -35,6 +35,7 @@ impl Store {
         let old = match self.find(target) {
             Ok(entry) => Self::present(info, entry),
             Err(_) if info.create_on_update && subresource == Subresource::Main => {
+                self.check_may_create(info, target.namespace.as_deref(), &target.name, options)?;
                 meta::metadata_mut(&mut value).remove("resourceVersion");
                 return self.create(ctx, info, target.namespace.as_deref(), value, options);
             }
@@ -93,6 +94,7 @@ impl Store {
             return Ok(Arc::clone(old));
         }
         set_managed_fields(&mut new, managed);
+        self.check_grants(info, &new, Some(old), options)?;
         self.validate(info, &new, Some(old))?;
         self.check_room(&new, false)?;
         self.service_addresses.allocate(info, &mut new, Some(old), options.dry_run)?;

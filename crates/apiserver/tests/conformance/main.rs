@@ -17,5 +17,7 @@ mod deletes;
 mod formats;
 mod kinds;
 mod reads;
+mod roles;
+mod tokens;
 mod watches;
 mod writes;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -34,7 +34,8 @@ pub(crate) struct Target {
     pub(crate) namespace: String,
     pub(crate) group: String,
     /// Kept so that the server runs as long as the case.
-    server: Option<ApiServerHandle>,
+    _server: Option<ApiServerHandle>,
+    config: Config,
 }
 
 impl Target {
@@ -57,20 +58,28 @@ impl Target {
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
         let mut config = config.expect("a usable kubeconfig");
         config.default_retry = false;
-        let client = Client::try_from(config).expect("a client");
+        let client = Client::try_from(config.clone()).expect("a client");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let unique = format!("c{number}-{now:x}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let group = format!("{unique}.conformance.example.com");
-        let target = Self { client, namespace: unique, group, server };
+        let target = Self { client, namespace: unique, group, _server: server, config };
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": target.namespace}});
         target.post("/api/v1/namespaces", &namespace).await.expect(201);
         target
     }
 
-    /// Whether this crate's server is tested.
-    pub(crate) fn is_own_server(&self) -> bool {
-        self.server.is_some()
+    /// The same server to somebody who shows nothing.
+    pub(crate) async fn without_credentials(&self) -> Self {
+        let mut config = self.config.clone();
+        config.auth_info = AuthInfo::default();
+        Self {
+            client: Client::try_from(config.clone()).expect("a client"),
+            config,
+            namespace: self.namespace.clone(),
+            group: self.group.clone(),
+            _server: self._server.clone(),
+        }
     }
 
     /// The path of a core resource in the case's namespace.
@@ -132,13 +141,18 @@ impl Target {
 
     /// Waits until another user may GET a path, as a real server learns of roles by a watch.
     pub(crate) async fn until_allowed(&self, path: &str, user: &str) {
+        self.until_as(path, user, |reply| reply.status != StatusCode::FORBIDDEN).await;
+    }
+
+    /// Waits until a GET by another user is answered so.
+    pub(crate) async fn until_as(&self, path: &str, user: &str, is_so: impl Fn(&Reply) -> bool) {
         let headers = [("impersonate-user", user)];
         let answers = async {
-            while self.send(Method::GET, path, &headers, Bytes::new()).await.status == StatusCode::FORBIDDEN {
+            while !is_so(&self.send(Method::GET, path, &headers, Bytes::new()).await) {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
-        timeout(PATIENCE, answers).await.unwrap_or_else(|_| panic!("{user} may not get {path} in time"));
+        timeout(PATIENCE, answers).await.unwrap_or_else(|_| panic!("{path} is not so for {user} in time"));
     }
 
     /// A thing of the case's group.

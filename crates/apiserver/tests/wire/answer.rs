@@ -31,6 +31,11 @@ impl Reply {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
+    /// The JSON body, null if it is none.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
     /// The JSON body of an answer with this status.
     #[track_caller]
     pub(crate) fn expect(&self, code: u16) -> Value {
