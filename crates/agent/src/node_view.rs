@@ -202,14 +202,20 @@ pub fn topology(objects: &Objects, derived: &Derived, local: &Local) -> Topology
         let nodes = BTreeSet::from([node.to_owned()]);
         Some((*eip, EipGroup { nodes, preferred: Some(node.to_owned()) }))
     });
-    let eips = concerned.chain(borrowed).collect();
+    let eips: BTreeMap<EipPair, EipGroup> = concerned.chain(borrowed).collect();
     let others = objects.tunnels.iter().filter(|(node, _)| **node != local.node);
     let nodes =
         others.filter(|(_, tunnel)| tunnel.ipv4.is_some() || tunnel.ipv6.is_some()).map(|(node, tunnel)| {
             let key = tunnel.probe_key.as_deref().and_then(public_key);
             (node.clone(), Node { key })
         });
-    Topology { nodes: nodes.collect(), eips, used }
+    let mut told = BTreeMap::new();
+    for claim in objects.tunnels.values().flat_map(|tunnel| &tunnel.claims) {
+        let epoch: &mut u64 = told.entry(claim.eip).or_default();
+        *epoch = u64::try_from(claim.epoch).unwrap_or_default().max(*epoch);
+    }
+    told.retain(|eip, _| eips.contains_key(eip));
+    Topology { nodes: nodes.collect(), eips, used, told }
 }
 
 /// Whether this node has to have the EIP's maps: it is of its group, or was and carries on until another one does.

@@ -16,7 +16,8 @@ pub const SLOW_INTERVAL_MS: u64 = 1000;
 pub const SLOW_DEAD_AFTER_MS: u64 = SLOW_INTERVAL_MS + FAST_DEAD_AFTER_MS + 200;
 /// How long an agent may be away from a node that answers.
 pub const AGENT_GRACE_MS: u64 = 10_000;
-/// How long a peer that was never heard is waited for.
+/// How long a peer that was never heard is waited for, counted from when its key is known: it may not know this node yet. A
+/// fast peer whose key is known for longer must only answer in the time that it always has.
 pub const START_GRACE_MS: u64 = 1000;
 /// The same for one whose key is not known yet, which can't be heard before.
 pub const KEYLESS_GRACE_MS: u64 = 3000;
@@ -104,7 +105,9 @@ pub struct Change {
 #[derive(Clone, Debug)]
 struct Peer {
     pace: Pace,
-    has_key: bool,
+    /// Since when its key is known
+    key_since_ms: Option<u64>,
+    /// Since when it is watched, and can be heard
     known_since_ms: u64,
     heard_ms: Option<u64>,
     kernel_ms: Option<u64>,
@@ -124,11 +127,21 @@ impl Peer {
         if kernel_answers && now_ms.saturating_sub(since) < AGENT_GRACE_MS {
             return Verdict::AgentAway;
         }
-        let grace = if self.has_key { START_GRACE_MS } else { KEYLESS_GRACE_MS };
-        if self.heard_ms.is_none() && now_ms.saturating_sub(self.known_since_ms) < grace {
+        if self.heard_ms.is_none() && now_ms < self.waited_for_until_ms() {
             return Verdict::Unknown;
         }
         Verdict::Dead
+    }
+
+    /// When a peer that was never heard is given up.
+    fn waited_for_until_ms(&self) -> u64 {
+        let grace = match (self.key_since_ms, self.pace) {
+            (None, _) => KEYLESS_GRACE_MS,
+            (Some(_), Pace::Slow) => START_GRACE_MS,
+            (Some(_), Pace::Fast) => FAST_DEAD_AFTER_MS,
+        };
+        let knows_us = self.key_since_ms.map_or(0, |since| since + START_GRACE_MS);
+        knows_us.max(self.known_since_ms + grace)
     }
 }
 
@@ -154,20 +167,21 @@ impl Detector {
         Self { peers: BTreeMap::new(), last_tick_ms: now_ms, stalls: 0, doubt: None }
     }
 
-    /// Watches exactly these peers, each with its pace and whether its key is known. What is known of those that stay, stays.
-    pub fn watch(&mut self, now_ms: u64, wanted: &BTreeMap<String, (Pace, bool)>) {
+    /// Watches exactly these peers, each with its pace and since when its key is known. What is known of those that stay,
+    /// stays.
+    pub fn watch(&mut self, now_ms: u64, wanted: &BTreeMap<String, (Pace, Option<u64>)>) {
         self.peers.retain(|node, _| wanted.contains_key(node));
-        for (node, (pace, has_key)) in wanted {
+        for (node, (pace, key_since_ms)) in wanted {
             let peer = self.peers.entry(node.clone()).or_insert_with(|| Peer {
                 pace: *pace,
-                has_key: *has_key,
+                key_since_ms: *key_since_ms,
                 known_since_ms: now_ms,
                 heard_ms: None,
                 kernel_ms: None,
                 verdict: Verdict::Unknown,
                 verdict_since_ms: now_ms,
             });
-            if *has_key && !peer.has_key && peer.heard_ms.is_none() {
+            if key_since_ms.is_some() && peer.key_since_ms.is_none() && peer.heard_ms.is_none() {
                 peer.known_since_ms = now_ms;
             }
             if *pace == Pace::Fast && peer.pace == Pace::Slow {
@@ -175,7 +189,9 @@ impl Detector {
                 peer.heard_ms = peer.heard_ms.map(|_| now_ms).filter(|_| peer.verdict == Verdict::Alive);
             }
             peer.pace = *pace;
-            peer.has_key = *has_key;
+            // A later time than the given one is one that a stall has put off.
+            peer.key_since_ms =
+                key_since_ms.map(|since| peer.key_since_ms.map_or(since, |known| known.max(since)));
         }
     }
 
@@ -227,7 +243,8 @@ impl Detector {
         self.stalls += 1;
         for peer in self.peers.values_mut() {
             peer.known_since_ms = (peer.known_since_ms + gap).min(now_ms);
-            for at in [&mut peer.heard_ms, &mut peer.kernel_ms].into_iter().flatten() {
+            for at in [&mut peer.key_since_ms, &mut peer.heard_ms, &mut peer.kernel_ms].into_iter().flatten()
+            {
                 *at = (*at + gap).min(now_ms);
             }
         }
@@ -238,6 +255,7 @@ impl Detector {
         let dead = self.peers.iter_mut().filter(|(_, peer)| peer.verdict == Verdict::Dead);
         dead.map(|(node, peer)| {
             peer.known_since_ms = now_ms;
+            peer.key_since_ms = peer.key_since_ms.map(|_| now_ms);
             peer.heard_ms = None;
             peer.verdict = Verdict::Unknown;
             peer.verdict_since_ms = now_ms;
@@ -277,7 +295,7 @@ impl Detector {
     /// likely its own fault.
     #[must_use]
     pub fn may_take(&self, uplink: Uplink) -> bool {
-        let peers = self.fast().filter(|peer| peer.has_key).count();
+        let peers = self.fast().filter(|peer| peer.key_since_ms.is_some()).count();
         // Peers that one cause has taken away are not all noticed in one tick: only who was heard just now is a witness.
         let heard_now =
             |at: Option<u64>| at.is_some_and(|at| self.last_tick_ms.saturating_sub(at) <= WITNESS_MS);

@@ -41,6 +41,9 @@ pub struct Topology {
     pub eips: BTreeMap<EipPair, EipGroup>,
     /// Those of `eips` that pods of this node use
     pub used: BTreeSet<EipPair>,
+    /// Highest epoch with which each EIP is known to have been claimed: who never heard a claimant must outrank it all the
+    /// same
+    pub told: BTreeMap<EipPair, u64>,
 }
 
 /// Another node.
@@ -72,6 +75,8 @@ pub enum Event {
 #[derive(Debug, Default)]
 struct Peer {
     key: Option<PublicKey>,
+    /// Since when this key is known
+    key_since_ms: u64,
     /// Stamp of the newest datagram. `None` until it has answered a probe of this run: before that an old recording can't
     /// be told from a new message.
     newest: Option<Stamp>,
@@ -198,13 +203,14 @@ impl Engine {
 
     /// Takes over what the objects say. To be called only with complete lists.
     pub fn configure(&mut self, now_ms: u64, topology: Topology) {
-        let Topology { mut nodes, eips, used } = topology;
+        let Topology { mut nodes, eips, used, told } = topology;
         nodes.remove(&self.own);
         for (node, info) in &nodes {
             let peer = self.peers.entry(node.clone()).or_default();
             if peer.key != info.key {
                 *peer = Peer {
                     key: info.key,
+                    key_since_ms: now_ms,
                     claims: std::mem::take(&mut peer.claims),
                     uplink: peer.uplink,
                     ready: peer.ready,
@@ -215,7 +221,7 @@ impl Engine {
         self.peers.retain(|node, _| nodes.contains_key(node));
         self.nodes = nodes;
         self.used = used;
-        self.ownership.configure(eips);
+        self.ownership.configure(eips, &told);
         self.configured = true;
         self.revision += 1;
         self.watch(now_ms);
@@ -257,10 +263,13 @@ impl Engine {
             fast.extend(witnesses);
         }
         slow.retain(known);
-        let has_key = |node: &str| self.nodes.get(node).is_some_and(|info| info.key.is_some());
+        let key_since_ms = |node: &str| {
+            let peer = self.peers.get(node)?;
+            peer.key.map(|_| peer.key_since_ms)
+        };
         let slow = slow.into_iter().map(|node| (node, Pace::Slow));
         let all = slow.chain(fast.into_iter().map(|node| (node, Pace::Fast)));
-        let wanted = all.map(|(node, pace)| (node.to_owned(), (pace, has_key(node)))).collect();
+        let wanted = all.map(|(node, pace)| (node.to_owned(), (pace, key_since_ms(node)))).collect();
         self.detector.watch(now_ms, &wanted);
     }
 

@@ -14,6 +14,8 @@
 //! is what keeps an EIP where it works when a node comes back that still believes to hold it. Claims of one epoch were
 //! made without knowledge of each other; then the controller's preferred node wins, then the order of gateways. All of that is
 //! in the claims themselves, so that both sides come to one answer whatever they know of the cluster.
+//!
+//! An EIP that nobody has ever claimed waits for the controller's choice: there are no connections to keep alive yet.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,8 +135,12 @@ impl Ownership {
         self.seeds.insert(eip, carrier);
     }
 
-    /// Takes over what the cluster says now.
-    pub fn configure(&mut self, eips: BTreeMap<EipPair, EipGroup>) {
+    /// Takes over what the cluster says now, and the highest epochs that it tells of.
+    pub fn configure(&mut self, eips: BTreeMap<EipPair, EipGroup>, told: &BTreeMap<EipPair, u64>) {
+        for (eip, epoch) in told.iter().filter(|(eip, _)| eips.contains_key(*eip)) {
+            let highest = self.highest.entry(*eip).or_default();
+            *highest = (*epoch).max(*highest);
+        }
         for (eip, group) in &eips {
             let before = self.eips.get(eip).map(|old| &old.preferred);
             if before.is_some_and(|before| *before != group.preferred) {
@@ -240,11 +246,14 @@ impl Ownership {
             gateway.verdict == Verdict::AgentAway || gateway.verdict == Verdict::Alive && gateway.uplink
         };
         let preferred = group.preferred.as_deref() == Some(self.own.as_str());
+        let highest = self.highest.get(eip).copied();
+        // A new EIP whose node the controller has not told yet: whoever took it now might have to hand it over at once.
+        let is_unplaced = group.preferred.is_none() && highest.is_none();
         let wanted = match Self::best_claim(eip, group, gateways, usable) {
-            None => self.is_first(eip, group, gateways),
+            None => !is_unplaced && self.is_first(eip, group, gateways),
             Some((_, claim)) => preferred && self.moved.get(eip).is_some_and(|upto| claim.epoch <= *upto),
         };
-        let epoch = self.highest.get(eip).copied().unwrap_or_default().saturating_add(1);
+        let epoch = highest.unwrap_or_default().saturating_add(1);
         wanted.then_some(Decision::Take(Claim { epoch, preferred }))
     }
 

@@ -145,6 +145,27 @@ fn a_gateway_knows_all_leases_of_its_eips_and_answers_for_what_it_claims() {
 }
 
 #[test]
+fn liveness_learns_from_the_tunnels_how_high_the_claims_are_and_from_leases_alone_no_preferred_node() {
+    let claimed = |node: &str, epoch: i64| {
+        json!({"metadata": {"name": node}, "status": {
+            "tunnel": {"ipv4": "172.31.0.9", "parent": {"name": "eth0", "ipv4": "10.6.0.9"}},
+            "claims": [{"eip": "10.6.168.201", "epoch": epoch}, {"eip": "10.6.168.250", "epoch": 9}],
+        }})
+    };
+    let world =
+        World::cluster().policy(by_app()).with("tunnel", claimed("g1", 4)).with("tunnel", claimed("g2", -1));
+    // Of an EIP that does not concern the node it need not know anything.
+    assert_eq!(topology_of(&world.objects, &local("g2")).told, BTreeMap::from([(eip(), 4)]));
+
+    let blocks = json!([{"first": 4096, "size": 1024, "state": "Active", "role": "Source"}]);
+    let leases = json!([{"gateway": "default", "ipv4": "10.6.168.202", "blocks": blocks}]);
+    let spec = json!({"generation": 1, "blockCount": 1, "leases": leases});
+    let world = world.with("lease", json!({"metadata": {"name": "n1"}, "spec": spec}));
+    let group = &topology_of(&world.objects, &local("g2")).eips[&"10.6.168.202".parse().unwrap()];
+    assert_eq!((group.nodes.len(), group.preferred.as_deref()), (2, None));
+}
+
+#[test]
 fn a_policy_with_an_eip_that_no_gateway_names_yet_is_carried_by_the_node_of_its_status() {
     let world = pods(World::cluster()).with(
         "policy",

@@ -75,6 +75,7 @@ fn connect(nodes: &[TestNode], gateways: &[&str], keys: &BTreeMap<String, [u8; 3
                 .collect(),
             eips: BTreeMap::from([(eip(), group)]),
             used: BTreeSet::from([eip()]),
+            ..Topology::default()
         };
         let addresses = nodes.iter().enumerate().map(|(index, node)| (node.name.clone(), address(index)));
         node.probe.setup(Setup {

@@ -2,7 +2,7 @@ use super::*;
 
 fn detector(peers: &[&str]) -> Detector {
     let mut detector = Detector::new(0);
-    let wanted = peers.iter().map(|node| ((*node).to_owned(), (Pace::Fast, true)));
+    let wanted = peers.iter().map(|node| ((*node).to_owned(), (Pace::Fast, Some(0))));
     detector.watch(0, &wanted.collect());
     detector
 }
@@ -47,6 +47,18 @@ fn a_peer_that_was_never_heard_is_waited_for_and_then_dead() {
     assert_eq!(detector.verdict("a"), Some(Verdict::Unknown));
     run(&mut detector, START_GRACE_MS, START_GRACE_MS + 100, &[]);
     assert_eq!(detector.verdict("a"), Some(Verdict::Dead));
+}
+
+#[test]
+fn one_that_was_known_for_long_has_no_more_time_than_others_when_it_becomes_a_peer() {
+    let mut detector = detector(&["b"]);
+    run(&mut detector, 0, 5000, &["b"]);
+    let fast = |since| (Pace::Fast, Some(since));
+    let wanted = [("a", fast(0)), ("b", fast(0)), ("new", fast(4800))];
+    detector.watch(5000, &wanted.map(|(node, how)| (node.to_owned(), how)).into());
+    let changes = run(&mut detector, 5000, 7000, &["b"]);
+    let dead: Vec<_> = changes.iter().map(|change| (change.node.as_str(), change.to, change.at_ms)).collect();
+    assert_eq!(dead, [("a", Verdict::Dead, 5400), ("new", Verdict::Dead, 5800)]);
 }
 
 #[test]
@@ -101,7 +113,7 @@ fn one_after_the_other_is_no_reason_for_doubt() {
 #[test]
 fn a_gateway_that_is_only_used_is_asked_once_a_second_and_faster_when_silent() {
     let mut detector = Detector::new(0);
-    detector.watch(0, &BTreeMap::from([("g".to_owned(), (Pace::Slow, true))]));
+    detector.watch(0, &BTreeMap::from([("g".to_owned(), (Pace::Slow, Some(0)))]));
     detector.heard(10, "g");
     detector.tick(20);
     assert_eq!(detector.next_probe_ms("g", 0), Some(1000));

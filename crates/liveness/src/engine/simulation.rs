@@ -55,6 +55,7 @@ impl Cluster {
             nodes: nodes.iter().map(|node| (node.clone(), Node { key: Some([1; 32]) })).collect(),
             eips: eips().enumerate().map(|(n, eip)| (eip, group(n))).collect(),
             used: eips().collect(),
+            ..Topology::default()
         };
         let mut cluster = Self {
             now_ms: 0,
@@ -288,6 +289,69 @@ fn the_last_gateway_carries_everything_and_without_one_nobody_pretends() {
     cluster.run(4000);
     let carriers = cluster.engines["source-0"].carriers();
     assert!(carriers.values().all(Option::is_none), "{carriers:?}");
+}
+
+/// A second gateway joins, the source hears of it at that time, and the first one is cut off then. Until the source sends to
+/// the second one.
+fn replaced_by_a_newcomer_after_ms(seed: u64, source_knows_at_ms: u64, cut_at_ms: u64) -> u64 {
+    let mut cluster = Cluster::new(2, 1, seed);
+    let first = Some("gateway-0".to_owned());
+    cluster.topology.eips.values_mut().for_each(|group| group.preferred = first.clone());
+    let with = |cluster: &Cluster, node: &str, gateways: &[&str]| {
+        let mut topology = cluster.topology.clone();
+        for group in topology.eips.values_mut() {
+            group.nodes = gateways.iter().map(|gateway| (*gateway).to_owned()).collect();
+        }
+        if node.starts_with("gateway") {
+            topology.used.clear();
+            topology.eips.retain(|_, group| group.nodes.contains(node));
+        }
+        topology
+    };
+    for node in ["gateway-0", "gateway-1", "source-0"] {
+        let alone = with(&cluster, node, &["gateway-0"]);
+        cluster.engines.get_mut(node).unwrap().configure(0, alone);
+    }
+    cluster.run(3000 + seed * 13);
+    // What the first one carries is in its object by now.
+    cluster.topology.told =
+        eips().map(|eip| (eip, cluster.engines["gateway-0"].claims()[&eip].epoch)).collect();
+    let start = cluster.now_ms;
+    loop {
+        let passed = cluster.now_ms - start;
+        for (node, at) in [("gateway-0", 0), ("gateway-1", 0), ("source-0", source_knows_at_ms)] {
+            if passed == at {
+                let both = with(&cluster, node, &["gateway-0", "gateway-1"]);
+                let now_ms = cluster.now_ms;
+                cluster.engines.get_mut(node).unwrap().configure(now_ms, both);
+            }
+        }
+        if passed == cut_at_ms {
+            cluster.cut.insert("gateway-0".to_owned());
+        }
+        cluster.step();
+        let carriers = cluster.engines["source-0"].carriers();
+        let is_replaced = carriers.values().all(|carrier| carrier.as_deref() == Some("gateway-1"));
+        if is_replaced || passed > 10_000 {
+            return (cluster.now_ms - start).saturating_sub(cut_at_ms);
+        }
+    }
+}
+
+#[test]
+fn a_gateway_that_joined_just_before_another_one_died_replaces_it_as_soon_as_an_old_one_would() {
+    for source_knows_at_ms in [0, 10, 30, 60] {
+        for cut_at_ms in (0..400).step_by(10) {
+            for seed in 1..6 {
+                let after_ms = replaced_by_a_newcomer_after_ms(seed, source_knows_at_ms, cut_at_ms);
+                let limit_ms = FAST_DEAD_AFTER_MS + FAST_INTERVAL_MS + TICK_MS;
+                assert!(
+                    after_ms <= limit_ms,
+                    "{after_ms} ms, seed {seed}, known {source_knows_at_ms}, cut {cut_at_ms}"
+                );
+            }
+        }
+    }
 }
 
 proptest! {

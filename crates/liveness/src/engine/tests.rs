@@ -13,11 +13,13 @@ fn node(key: u8) -> Node {
 }
 
 fn topology(nodes: &[&str], group: &[&str], eips: &[EipPair], used: bool) -> Topology {
-    let group = EipGroup { nodes: group.iter().map(|node| (*node).to_owned()).collect(), preferred: None };
+    let preferred = group.first().map(|node| (*node).to_owned());
+    let group = EipGroup { nodes: group.iter().map(|node| (*node).to_owned()).collect(), preferred };
     Topology {
         nodes: nodes.iter().map(|name| ((*name).to_owned(), node(1))).collect(),
         eips: eips.iter().map(|eip| (*eip, group.clone())).collect(),
         used: if used { eips.iter().copied().collect() } else { BTreeSet::new() },
+        ..Topology::default()
     }
 }
 

@@ -26,7 +26,7 @@ fn gateway(verdict: Verdict, claims: Option<Claim>) -> Gateway {
 
 fn ownership(own: &str, preferred: Option<&str>) -> Ownership {
     let mut ownership = Ownership::new(own.to_owned());
-    ownership.configure(group(&["a", "b", "c"], preferred));
+    ownership.configure(group(&["a", "b", "c"], preferred), &BTreeMap::new());
     ownership
 }
 
@@ -58,6 +58,28 @@ fn a_free_eip_goes_to_the_first_live_gateway_in_order() {
     // Whoever carries it, carries it, also while only its kernel answers.
     check_free("a", (Alive, Some(claim(1, false))), (Alive, None), None);
     check_free("a", (AgentAway, Some(claim(1, false))), (Alive, None), None);
+}
+
+#[test]
+fn a_new_eip_waits_for_the_controllers_choice_and_a_known_one_does_not() {
+    // `a` is the first in order, whoever is preferred; a lease names the EIP before the gateway's status does.
+    for (preferred, told, takes) in
+        [(None, None, None), (None, Some(3), Some(claim(4, false))), (Some("a"), None, Some(claim(1, true)))]
+    {
+        let told = told.map(|epoch| (eip(), epoch)).into_iter().collect();
+        let mut ownership = Ownership::new("a".to_owned());
+        ownership.configure(group(&["a"], preferred), &told);
+        let expected: Vec<_> = takes.map(|claim| (eip(), Decision::Take(claim))).into_iter().collect();
+        assert_eq!(ownership.decide(&BTreeMap::new(), true), expected, "{preferred:?} {told:?}");
+    }
+}
+
+#[test]
+fn a_claim_that_was_only_told_is_outranked_and_older_than_a_move() {
+    let mut ownership = ownership("a", Some("b"));
+    ownership.configure(group(&["a", "b", "c"], Some("a")), &BTreeMap::from([(eip(), 7)]));
+    let seen = BTreeMap::from([("b".to_owned(), gateway(Verdict::Alive, Some(claim(7, true))))]);
+    assert_eq!(ownership.decide(&seen, true), [(eip(), Decision::Take(claim(8, true)))]);
 }
 
 #[test]
@@ -95,11 +117,11 @@ fn a_planned_move_is_taken_by_the_new_node_first_and_then_given_up_by_the_old_on
     assert_eq!(new.decide(&seen_by_new, true), []);
 
     let moved = group(&["a", "b", "c"], Some("b"));
-    old.configure(moved.clone());
+    old.configure(moved.clone(), &BTreeMap::new());
     let nothing = BTreeMap::from([("b".to_owned(), gateway(Verdict::Alive, None))]);
     assert_eq!(old.decide(&nothing, true), []);
 
-    new.configure(moved);
+    new.configure(moved, &BTreeMap::new());
     let taken = claim(2, true);
     assert_eq!(new.decide(&seen_by_new, true), [(eip(), Decision::Take(taken))]);
     let seen_by_old = BTreeMap::from([("b".to_owned(), gateway(Verdict::Alive, Some(taken)))]);
@@ -115,7 +137,7 @@ fn a_preference_that_was_there_before_is_no_planned_move() {
     let seen = BTreeMap::from([("b".to_owned(), gateway(Verdict::Alive, Some(claim(2, false))))]);
     assert_eq!(returning.decide(&seen, true), []);
     // The controller confirms, which is no move to `a`.
-    returning.configure(group(&["a", "b", "c"], Some("b")));
+    returning.configure(group(&["a", "b", "c"], Some("b")), &BTreeMap::new());
     assert_eq!(returning.decide(&seen, true), []);
 }
 
@@ -149,7 +171,7 @@ fn an_eip_that_is_gone_or_has_no_gateway_left_is_left() {
     for eips in [BTreeMap::new(), group(&["b"], None)] {
         let mut ownership = ownership("a", Some("a"));
         ownership.decide(&BTreeMap::new(), true);
-        ownership.configure(eips);
+        ownership.configure(eips, &BTreeMap::new());
         let dead = BTreeMap::from([("b".to_owned(), gateway(Verdict::Dead, None))]);
         assert_eq!(ownership.decide(&dead, true), [(eip(), Decision::Leave)]);
     }
@@ -159,7 +181,7 @@ fn an_eip_that_is_gone_or_has_no_gateway_left_is_left() {
 fn a_node_that_leaves_the_group_leaves_the_eip() {
     let mut ownership = ownership("a", Some("a"));
     ownership.decide(&BTreeMap::new(), true);
-    ownership.configure(group(&["b", "c"], Some("b")));
+    ownership.configure(group(&["b", "c"], Some("b")), &BTreeMap::new());
     // Not before another one has it.
     let b = |claims| BTreeMap::from([("b".to_owned(), gateway(Verdict::Alive, claims))]);
     assert_eq!(ownership.decide(&b(None), true), []);
