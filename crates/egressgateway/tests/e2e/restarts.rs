@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams};
 use lab::Fault;
 use serde_json::{Value, json};
 
@@ -23,17 +23,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 const AGENT: &str = "app.kubernetes.io/component=egressgateway-agent";
 const CONTROLLER: &str = "app.kubernetes.io/component=egressgateway-controller";
-/// Kinds whose objects a new controller must leave as they are.
-const KINDS: [&str; 7] = [
-    "EgressGateway",
-    "EgressPolicy",
-    "EgressClusterPolicy",
-    "EgressTunnel",
-    "EgressPortLease",
-    "EgressEndpointSlice",
-    "EgressClusterInfo",
-];
-
 /// The ready agent of a node: its pod and how often that was restarted.
 fn agent(world: &World, node: &str) -> Result<(String, i32)> {
     let pods = world.pods(SYSTEM, AGENT)?;
@@ -124,31 +113,68 @@ fn agents_replaced(world: &World) -> Result<()> {
     })
 }
 
-/// Everything of ours, without what agents tell all the time.
-fn objects(world: &World, namespace: &str) -> Result<BTreeMap<String, Value>> {
-    let mut objects = BTreeMap::new();
-    for kind in KINDS {
-        for object in world.list(kind, None)? {
-            if kind == "EgressPolicy" && object.namespace().as_deref() != Some(namespace) {
-                continue;
-            }
-            let mut data = object.data.clone();
-            if let Some(status) = data.pointer_mut("/status").and_then(Value::as_object_mut) {
-                status.remove("lastHeartbeatTime");
-            }
-            let version = if kind == "EgressTunnel" { None } else { object.resource_version() };
-            let name = format!("{kind} {}/{}", object.namespace().unwrap_or_default(), object.name_any());
-            objects.insert(name, json!({"version": version, "data": data}));
+/// Objects of the scene, and its part of those that all scenes share: by name what must stay as it is, and who wrote it.
+fn objects(scene: &Scene<'_>) -> Result<BTreeMap<String, (Value, Value)>> {
+    let mut found = BTreeMap::new();
+    let mut add = |kind: &str, object: &DynamicObject, part: Value| {
+        found.insert(format!("{kind} {}", object.name_any()), (part, json!(object.metadata)));
+    };
+    let world = scene.world;
+    for object in world.list("EgressGateway", None)?.iter().filter(|object| object.name_any() == scene.name) {
+        add("EgressGateway", object, json!([object.resource_version(), object.data]));
+    }
+    for kind in ["EgressPolicy", "EgressEndpointSlice"] {
+        for object in &world.list(kind, Some(scene.name))? {
+            add(kind, object, json!([object.resource_version(), object.data]));
         }
     }
-    Ok(objects)
+    for object in &world.list("EgressPortLease", None)? {
+        let ours = |lease: &&Value| text(lease, "/gateway") == scene.name;
+        add(
+            "EgressPortLease",
+            object,
+            json!(entries(object, "/spec/leases").filter(ours).collect::<Vec<_>>()),
+        );
+    }
+    for object in &world.list("EgressTunnel", None)? {
+        let ours = |claim: &&Value| text(claim, "/eip") == scene.eip(0).to_string();
+        let claims: Vec<&Value> = entries(object, "/status/claims").filter(ours).collect();
+        add("EgressTunnel", object, json!([claims, object.data.pointer("/status/tunnel")]));
+    }
+    for object in &world.list("EgressClusterInfo", None)? {
+        add("EgressClusterInfo", object, json!(object.data));
+    }
+    Ok(found)
+}
+
+fn entries<'a>(object: &'a DynamicObject, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    object.data.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
 fn controller_replaced(world: &World) -> Result<()> {
     let scene = Scene::new(world, "controller", 165)?;
     let server = world.serve()?;
     undisturbed(&scene, &server, || {
-        let settled = objects(world, scene.name)?;
+        let settled =
+            world.until("the gateway has told its claim and everybody else what is theirs", || {
+                let found = objects(&scene)?;
+                let tells = |kind: &str, what: &str| {
+                    let mut parts = found.iter().filter(|(name, _)| name.starts_with(kind));
+                    parts.any(|(_, (part, _))| part.to_string().contains(what))
+                };
+                let eip = scene.eip(0).to_string();
+                for kind in [
+                    "EgressTunnel",
+                    "EgressPortLease",
+                    "EgressPolicy",
+                    "EgressEndpointSlice",
+                    "EgressGateway",
+                ] {
+                    let what = if kind == "EgressEndpointSlice" { "endpoints" } else { &eip };
+                    ensure!(tells(kind, what), "no {kind} tells of {what}");
+                }
+                Ok(found)
+            })?;
         let old = ready_controller(world)?;
         let holder = leader(world)?;
         world.answered(world.built_in::<Pod>(SYSTEM).delete(&old, &DeleteParams::default()))?;
@@ -177,10 +203,10 @@ fn controller_replaced(world: &World) -> Result<()> {
         });
         world.delete("EgressGateway", None, "controller-later")?;
         judged?;
-        let now = objects(world, scene.name)?;
-        for (name, before) in &settled {
-            let after = now.get(name).cloned().unwrap_or_default();
-            ensure!(*before == after, "{name} changed from {before} to {after}");
+        let now = objects(&scene)?;
+        for (name, (before, metadata)) in &settled {
+            let (after, written) = now.get(name).with_context(|| format!("{name} is gone"))?;
+            ensure!(before == after, "{name} changed from {before} to {after}: {metadata} became {written}");
         }
         Ok(())
     })

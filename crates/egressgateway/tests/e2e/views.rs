@@ -64,17 +64,13 @@ fn columns(world: &World) -> Result<()> {
     let pod = scene.pod("app", PLAIN)?;
     scene.policy_in_force("app", &pod)?;
     let eip = scene.eip(0).to_string();
-    // Between two looks the EIP may move on a machine that is busy.
-    let node = world.until("kubectl shows the policy as it is", || {
-        let node = scene.carrier("test")?;
-        let table = kubectl(&["get", "egresspolicy", "-A"])?;
-        let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let header = lines.next().context("kubectl prints nothing")?;
-        ensure!(header == ["NAMESPACE", "NAME", "GATEWAY", "IPV4", "IPV6", "EGRESSNODE"], "{header:?}");
-        let row = lines.find(|row| row.first() == Some(&scene.name)).context("no row")?;
-        ensure!(row == [scene.name, "test", scene.name, eip.as_str(), node.as_str()], "{row:?}");
-        Ok(node)
-    })?;
+    let node = scene.carrier("test")?;
+    let table = kubectl(&["get", "egresspolicy", "-A"])?;
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let header = lines.next().context("kubectl prints nothing")?;
+    ensure!(header == ["NAMESPACE", "NAME", "GATEWAY", "IPV4", "IPV6", "EGRESSNODE"], "{header:?}");
+    let row = lines.find(|row| row.first() == Some(&scene.name)).context("no row")?;
+    ensure!(row == [scene.name, "test", scene.name, eip.as_str(), node.as_str()], "{row:?}");
     let yaml = kubectl(&["get", "egressgateway", scene.name, "-o", "yaml"])?;
     ensure!(yaml.contains(&format!("ipv4DefaultEIP: {eip}")), "no default EIP in\n{yaml}");
     ensure!(yaml.contains(&format!("name: {node}")), "no node in\n{yaml}");
