@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use anyhow::Context as _;
 use datapath::compile::names;
-use datapath::nft::{Rule, Source, Statement, TableFamily, Target};
+use datapath::nft::{Rule, Source, Statement, TableFamily, Target, Timeout};
 use datapath::transaction::{CounterValue, Found, Interest, NftCommand, TableId, Transaction};
 use datapath::view::Uplink;
 use kernel::conntrack::{ConntrackSocket, FlowFilter};
@@ -99,6 +99,18 @@ impl Linux {
         ];
         let answer = self.kernel.nft.check(&commands);
         answer.inspect_err(|error| tracing::warn!(%error, "the kernel has no zones of connection tracking; this node, as a gateway, gives no ports to nodes without a block")).is_ok()
+    }
+
+    /// Whether the kernel can give connections timeouts of their own.
+    pub fn has_timeouts(&mut self) -> bool {
+        let table = TableId { family: TableFamily::Inet, name: "egressgateway_probe".to_owned() };
+        let timeout = Timeout { protocol: 17, seconds: BTreeMap::from([(1, 5), (2, 3)]) };
+        let commands = [
+            NftCommand::AddTable(table.clone()),
+            NftCommand::AddTimeout { table, name: "udp".to_owned(), timeout },
+        ];
+        let answer = self.kernel.nft.check(&commands);
+        answer.inspect_err(|error| tracing::warn!(%error, "the kernel keeps answered UDP questions as long as other flows; ports towards one resolver are used up sooner")).is_ok()
     }
 
     /// Whether the uplink's wire is connected.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use api::slim::SlimNode;
-use datapath::view::Settings;
+use datapath::view::{Settings, ShortUdp};
 use kube::{Api, Client};
 use prometheus_client::registry::Registry;
 use runtime::admin::{self, Health};
@@ -92,6 +92,7 @@ async fn serve(config: Config) -> Result<()> {
     let settings = Settings {
         arp_filter: linux.can_filter_arp(),
         zones: linux.has_zones(),
+        timeouts: linux.has_timeouts(),
         ..settings(&config.feature)
     };
     let kernel = linux::monitor(&config.feature.vxlan.name, linux.port()?)?;
@@ -149,6 +150,11 @@ fn settings(feature: &Feature) -> Settings {
         ipv6: feature.ipv6,
         no_gateway_action: feature.no_gateway_action,
         start_guard: feature.start_guard,
+        short_udp: ShortUdp {
+            ports: feature.short_udp_ports.clone(),
+            unreplied_seconds: feature.short_udp_unreplied_s,
+            replied_seconds: feature.short_udp_replied_s,
+        },
         existing_flows: feature.existing_flows,
         ..Settings::default()
     }

@@ -35,6 +35,7 @@ mod refuse;
 mod routing;
 mod source;
 mod start;
+mod timeout;
 
 /// What the node's kernel shall hold. `numbering` must have been updated with the same view: what has no number there is
 /// treated as if it had no way out.
@@ -52,6 +53,7 @@ fn table(view: &NodeView, numbering: &Numbering) -> Table {
         family: TableFamily::Inet,
         name: names::TABLE.to_owned(),
         sets: BTreeMap::new(),
+        timeouts: BTreeMap::new(),
         counters: names::COUNTERS.iter().map(|(name, _)| (*name).to_owned()).collect(),
         chains: BTreeMap::new(),
     };

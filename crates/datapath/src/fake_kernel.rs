@@ -193,6 +193,7 @@ fn found_table(table: &Table) -> FoundTable {
     FoundTable {
         owned: true,
         sets: table.sets.clone(),
+        timeouts: table.timeouts.keys().cloned().collect(),
         counters: table.counters.iter().map(|name| (name.clone(), CounterValue::default())).collect(),
         chains: table
             .chains
@@ -214,6 +215,7 @@ fn execute(tables: &mut BTreeMap<TableId, Table>, command: &NftCommand) -> Resul
                 name: id.name.clone(),
                 sets: BTreeMap::new(),
                 counters: BTreeSet::new(),
+                timeouts: BTreeMap::new(),
                 chains: BTreeMap::new(),
             });
             return Ok(());
@@ -236,6 +238,13 @@ fn in_table(table: &mut Table, command: &NftCommand) -> Result<(), Refusal> {
         NftCommand::DeleteCounter { name, .. } => {
             rules::unused(table, |used| used.counters.contains(name.as_str()), name)?;
             need(table.counters.remove(name), || name.clone())?;
+        }
+        NftCommand::AddTimeout { name, timeout, .. } => {
+            table.timeouts.insert(name.clone(), timeout.clone());
+        }
+        NftCommand::DeleteTimeout { name, .. } => {
+            rules::unused(table, |used| used.timeouts.contains(name.as_str()), name)?;
+            need(table.timeouts.remove(name).is_some(), || name.clone())?;
         }
         NftCommand::AddSet { name, shape, .. } => add_set(table, name, shape)?,
         NftCommand::DeleteSet { name, .. } => {

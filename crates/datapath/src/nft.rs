@@ -38,8 +38,19 @@ pub struct Table {
     pub sets: BTreeMap<String, Set>,
     /// Named counters
     pub counters: BTreeSet<String>,
+    /// Named timeouts of connections. What a name says never changes: another value has another name
+    pub timeouts: BTreeMap<String, Timeout>,
     /// Chains by name
     pub chains: BTreeMap<String, Chain>,
+}
+
+/// How long connection tracking keeps connections of one protocol; states that are not named keep the kernel's time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timeout {
+    /// Protocol number
+    pub protocol: u8,
+    /// State (`CTA_TIMEOUT_*` of the protocol in the kernel's `nfnetlink_cttimeout.h`) to seconds
+    pub seconds: BTreeMap<u16, u32>,
 }
 
 /// A named set or map.
@@ -427,6 +438,8 @@ pub enum Statement {
     Notrack,
     /// Counts packets and bytes under a name
     Counter(String),
+    /// Gives the connection, on its first packet, timeouts of this name; does nothing for another protocol
+    Timeout(String),
     /// Goes on while the rate is below the limit
     LimitPerSecond {
         /// Packets per second

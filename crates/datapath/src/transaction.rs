@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::nft::{BaseChain, DataType, FieldType, Key, Rule, Set, TableFamily, Value};
+use crate::nft::{BaseChain, DataType, FieldType, Key, Rule, Set, TableFamily, Timeout, Value};
 use crate::state::{DatapathState, ProxyNeighbour, Route, RoutingRule, TunnelDevice, TunnelPeer};
 
 /// Everything that leads from what is there to what shall be there.
@@ -76,6 +76,22 @@ pub enum NftCommand {
         /// In this table
         table: TableId,
         /// Its name
+        name: String,
+    },
+    /// Makes named timeouts, unless they are there
+    AddTimeout {
+        /// In this table
+        table: TableId,
+        /// Their name
+        name: String,
+        /// What they say
+        timeout: Timeout,
+    },
+    /// Removes named timeouts that no rule uses any more
+    DeleteTimeout {
+        /// In this table
+        table: TableId,
+        /// Their name
         name: String,
     },
     /// Makes an empty set or map, unless one of the same shape is there
@@ -173,6 +189,8 @@ impl NftCommand {
             Self::AddTable(table) | Self::DeleteTable(table) => table,
             Self::AddCounter { table, .. }
             | Self::DeleteCounter { table, .. }
+            | Self::AddTimeout { table, .. }
+            | Self::DeleteTimeout { table, .. }
             | Self::AddSet { table, .. }
             | Self::DeleteSet { table, .. }
             | Self::FlushSet { table, .. }
@@ -195,6 +213,8 @@ impl fmt::Display for NftCommand {
             Self::DeleteTable(_) => write!(f, "delete table {table}"),
             Self::AddCounter { name, .. } => write!(f, "add counter {table} {name}"),
             Self::DeleteCounter { name, .. } => write!(f, "delete counter {table} {name}"),
+            Self::AddTimeout { name, .. } => write!(f, "add ct timeout {table} {name}"),
+            Self::DeleteTimeout { name, .. } => write!(f, "delete ct timeout {table} {name}"),
             Self::AddSet { name, .. } => write!(f, "add set {table} {name}"),
             Self::DeleteSet { name, .. } => write!(f, "delete set {table} {name}"),
             Self::FlushSet { name, .. } => write!(f, "flush set {table} {name}"),
@@ -292,6 +312,8 @@ pub struct FoundTable {
     pub sets: BTreeMap<String, Set>,
     /// Named counters with their values
     pub counters: BTreeMap<String, CounterValue>,
+    /// Names of timeouts
+    pub timeouts: BTreeSet<String>,
     /// Chains
     pub chains: BTreeMap<String, FoundChain>,
 }

@@ -77,6 +77,10 @@ pub struct Settings {
     pub arp_filter: bool,
     /// Whether new connections of pods that are not known yet are held while any policy exists
     pub start_guard: bool,
+    /// UDP flows that end soon after their answer
+    pub short_udp: ShortUdp,
+    /// Whether the kernel can give connections timeouts of their own, which `short_udp` needs
+    pub timeouts: bool,
     /// Whether the kernel has zones of connection tracking, which overflow needs
     pub zones: bool,
 }
@@ -94,8 +98,28 @@ impl Default for Settings {
             existing_flows: ExistingFlows::default(),
             arp_filter: true,
             start_guard: true,
+            short_udp: ShortUdp::default(),
+            timeouts: true,
             zones: true,
         }
+    }
+}
+
+/// UDP flows that are a question and its answer, and how long they are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShortUdp {
+    /// Destination ports
+    pub ports: BTreeSet<u16>,
+    /// Seconds without an answer
+    pub unreplied_seconds: u32,
+    /// Seconds after the last packet, once there was an answer
+    pub replied_seconds: u32,
+}
+
+/// DNS and NTP: 5 s for an answer, 3 s after it.
+impl Default for ShortUdp {
+    fn default() -> Self {
+        Self { ports: BTreeSet::from([53, 123]), unreplied_seconds: 5, replied_seconds: 3 }
     }
 }
 

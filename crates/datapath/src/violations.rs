@@ -229,7 +229,11 @@ fn ways(
         let right = match &source.carrier {
             None => way == Way::Nowhere,
             Some(node) if *node == view.node => {
-                let gets_replies = source.node_address || view.gateway_eips.contains_key(eip);
+                let gets_replies = if source.node_address {
+                    view.uplink.is_some()
+                } else {
+                    view.gateway_eips.contains_key(eip)
+                };
                 way == if gets_replies { Way::Uplink } else { Way::Nowhere }
             }
             Some(_) if state.tunnel.is_none() => way == Way::Closed,

@@ -161,6 +161,17 @@ impl NftSocket {
         Ok(found.into_iter().collect())
     }
 
+    /// Names of a table's timeouts. A kernel that has none of these lists none.
+    fn timeouts(&mut self, id: &TableId) -> Result<BTreeSet<String>> {
+        let body = |w: &mut Writer| {
+            put_family(w, id.family);
+            w.text(uapi::object::TABLE, &id.name);
+            w.u32_be(uapi::object::TYPE, uapi::object::TYPE_TIMEOUT);
+        };
+        let parse = |m: Message<'_>| decode::parse_object_name(&m, uapi::object::TYPE_TIMEOUT);
+        Ok(self.socket.dump("listing timeouts", message::GET_OBJECT, body, parse)?.into_iter().collect())
+    }
+
     /// Takes over a table that outlived its owner, so that others can't change it. Does nothing where there is none, or
     /// where the kernel has no owners.
     ///
@@ -445,6 +456,7 @@ impl NftSocket {
             found.sets.insert(set.name, set_found);
         }
         found.counters = self.counters(id)?;
+        found.timeouts = self.timeouts(id)?;
         let family = |w: &mut Writer| put_family(w, id.family);
         let chains =
             self.socket.dump("listing chains", message::GET_CHAIN, family, |m| decode::parse_chain(&m))?;

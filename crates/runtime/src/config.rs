@@ -5,6 +5,7 @@
 
 mod reader;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -68,6 +69,12 @@ pub struct Feature {
     pub existing_flows: ExistingFlows,
     /// `startGuard`: whether new connections of pods that the agent does not know yet are held while any policy exists
     pub start_guard: bool,
+    /// `shortUDP.ports`: destination ports of UDP flows that are a question and its answer
+    pub short_udp_ports: BTreeSet<u16>,
+    /// `shortUDP.unrepliedSecond`: how long such a flow is kept without an answer
+    pub short_udp_unreplied_s: u32,
+    /// `shortUDP.repliedSecond`: how long it is kept after its last packet, once there was an answer
+    pub short_udp_replied_s: u32,
     /// `portLease.restSecond`: how long ports of a node that is gone rest
     pub port_rest_s: u32,
     /// `portLease.drainSecond`: how long ports of an EIP that nobody uses are left to the connections that exist
@@ -120,6 +127,9 @@ impl Default for Feature {
             no_gateway_action: NoGatewayAction::default(),
             existing_flows: ExistingFlows::default(),
             start_guard: true,
+            short_udp_ports: BTreeSet::from([53, 123]),
+            short_udp_unreplied_s: 5,
+            short_udp_replied_s: 3,
             port_rest_s: 120,
             port_drain_s: 3600,
         }
@@ -274,6 +284,17 @@ impl Feature {
             existing_flows: reader
                 .choice("existingFlows", &[("keep", ExistingFlows::Keep), ("cut", ExistingFlows::Cut)]),
             start_guard: reader.bool("startGuard", defaults.start_guard),
+            short_udp_ports: reader.ports("shortUDP.ports", &defaults.short_udp_ports),
+            short_udp_unreplied_s: reader.number(
+                "shortUDP.unrepliedSecond",
+                defaults.short_udp_unreplied_s.into(),
+                1..=600,
+            ),
+            short_udp_replied_s: reader.number(
+                "shortUDP.repliedSecond",
+                defaults.short_udp_replied_s.into(),
+                1..=600,
+            ),
             port_rest_s: reader.number("portLease.restSecond", defaults.port_rest_s.into(), 0..=86_400),
             port_drain_s: reader.number(
                 "portLease.drainSecond",

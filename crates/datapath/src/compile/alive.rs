@@ -54,6 +54,7 @@ pub(super) fn arp_table(context: &Context<'_>) -> Option<Table> {
         family: TableFamily::Arp,
         name: ARP_TABLE.to_owned(),
         sets: BTreeMap::new(),
+        timeouts: BTreeMap::new(),
         counters: BTreeSet::from([DROP_SILENCED.to_owned()]),
         chains: BTreeMap::new(),
     };

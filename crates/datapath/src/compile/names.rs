@@ -84,6 +84,8 @@ pub const ALIVE: &str = "alive";
 pub const ANSWERED: &str = "answered";
 /// Addresses of nodes.
 pub const NODES: &str = "nodes";
+/// UDP ports whose flows are a question and an answer.
+pub const SHORT_PORTS: &str = "short_ports";
 /// Protocols that can be translated.
 pub const PROTOCOLS: &str = "protocols";
 /// Protocols whose header starts with two ports.

@@ -27,7 +27,7 @@ const LOCAL_TYPES: [u32; 2] = [2, 3];
 pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
     id_sets(context, table);
     slots(context, table);
-    first_chain(table);
+    first_chain(context, table);
     let mut source = Rules::default();
     let mut snat = Rules::default();
     for family in context.families() {
@@ -215,10 +215,11 @@ fn marked_chain(family: Family, table: &mut Table) {
 }
 
 /// What happens once per connection.
-fn first_chain(table: &mut Table) {
+fn first_chain(context: &Context<'_>, table: &mut Table) {
     let mut first = Rules::default();
     first.rule("", [within(Load::ConnectionMark, UNLEASED_IDS), goto(HOLD_NO_LEASE)]);
     first.rule("", [within(Load::ConnectionMark, OVERFLOW_IDS), counter(OVERFLOW)]);
+    super::timeout::rules(context, table, &mut first);
     first.regular(table, "first");
 }
 
@@ -233,7 +234,10 @@ fn way(context: &Context<'_>, eip: &model::EipPair, source: &SourceEip) -> Way {
     match &source.carrier {
         Some(node) if *node == context.view.node => {
             // Only a gateway of the EIP gets its replies.
-            let gets_replies = source.node_address || context.view.gateway_eips.contains_key(eip);
+            let gets_replies = match source.node_address {
+                true => context.view.uplink.is_some(),
+                false => context.view.gateway_eips.contains_key(eip),
+            };
             if gets_replies { Way::Local } else { Way::Nowhere }
         }
         Some(node) => context.numbering.slot(node).map_or(Way::Nowhere, Way::Through),

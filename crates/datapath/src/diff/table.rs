@@ -69,7 +69,14 @@ pub(super) fn diff(id: &TableId, exists: bool, found: &FoundTable, wanted: &Tabl
     for name in found.counters.keys().filter(|name| !wanted.counters.contains(*name)) {
         batch.push(NftCommand::DeleteCounter { table: id.clone(), name: name.clone() });
     }
+    for name in found.timeouts.iter().filter(|name| !wanted.timeouts.contains_key(*name)) {
+        batch.push(NftCommand::DeleteTimeout { table: id.clone(), name: name.clone() });
+    }
 
+    for (name, timeout) in wanted.timeouts.iter().filter(|(name, _)| !found.timeouts.contains(*name)) {
+        let (table, name, timeout) = (id.clone(), name.clone(), timeout.clone());
+        batch.push(NftCommand::AddTimeout { table, name, timeout });
+    }
     for name in wanted.counters.iter().filter(|name| !found.counters.contains_key(*name)) {
         batch.push(NftCommand::AddCounter { table: id.clone(), name: name.clone() });
     }

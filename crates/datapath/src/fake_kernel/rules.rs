@@ -17,6 +17,7 @@ const MAX_DEPTH: usize = 16;
 pub(super) struct Used<'a> {
     pub(super) sets: BTreeSet<&'a str>,
     pub(super) counters: BTreeSet<&'a str>,
+    pub(super) timeouts: BTreeSet<&'a str>,
     pub(super) chains: BTreeSet<&'a str>,
 }
 
@@ -38,6 +39,9 @@ impl<'a> Used<'a> {
                 }
                 Statement::Counter(name) => {
                     self.counters.insert(name);
+                }
+                Statement::Timeout(name) => {
+                    self.timeouts.insert(name);
                 }
                 Statement::Verdict(verdict) => self.verdict(verdict),
                 _ => {}
@@ -90,6 +94,9 @@ pub(super) fn check(table: &Table, hook: Option<&BaseChain>, rule: &Rule) -> Res
     }
     if let Some(counter) = used.counters.iter().find(|name| !table.counters.contains(**name)) {
         return Err(Refusal::Missing(format!("counter {counter}")));
+    }
+    if let Some(timeout) = used.timeouts.iter().find(|name| !table.timeouts.contains_key(**name)) {
+        return Err(Refusal::Missing(format!("ct timeout {timeout}")));
     }
     let set = |name: &str| table.sets.get(name).ok_or_else(|| Refusal::Missing(format!("set {name}")));
     for (n, statement) in rule.statements.iter().enumerate() {
@@ -179,6 +186,7 @@ pub(super) fn check(table: &Table, hook: Option<&BaseChain>, rule: &Rule) -> Res
             }
             Statement::Notrack
             | Statement::Counter(_)
+            | Statement::Timeout(_)
             | Statement::LimitPerSecond { .. }
             | Statement::ClampMss(_) => {}
         }

@@ -19,6 +19,12 @@ impl Display for Table {
         for name in &self.counters {
             writeln!(f, "\tcounter {name} {{ }}")?;
         }
+        for (name, timeout) in &self.timeouts {
+            let seconds = timeout.seconds.iter().map(|(state, seconds)| format!("{state}: {seconds}s"));
+            let seconds = seconds.collect::<Vec<_>>().join(", ");
+            let protocol = protocol(timeout.protocol);
+            writeln!(f, "\tct timeout {name} {{ protocol {protocol}; policy = {{ {seconds} }} }}")?;
+        }
         for (name, set) in &self.sets {
             write_set(f, name, set)?;
         }
@@ -162,6 +168,7 @@ impl Display for Statement {
             },
             Self::Notrack => f.write_str("notrack"),
             Self::Counter(name) => write!(f, "counter name {name}"),
+            Self::Timeout(name) => write!(f, "ct timeout set \"{name}\""),
             Self::LimitPerSecond { rate, burst } => {
                 write!(f, "limit rate {rate}/second burst {burst} packets")
             }

@@ -165,8 +165,8 @@ impl Passage<'_> {
                 *self.counters.entry(name.clone()).or_default() += 1;
                 Step::Next
             }
-            // One packet at a time exceeds no limit, and sizes of segments are not traced.
-            Statement::LimitPerSecond { .. } | Statement::ClampMss(_) => Step::Next,
+            // One packet at a time exceeds no limit; sizes of segments and time are not traced.
+            Statement::LimitPerSecond { .. } | Statement::ClampMss(_) | Statement::Timeout(_) => Step::Next,
             Statement::Reject(reject) => Step::End(End::Reject(*reject)),
             Statement::Verdict(verdict) => step_of(verdict),
         }

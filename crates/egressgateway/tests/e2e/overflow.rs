@@ -1,4 +1,4 @@
-//! Ways out that need connection tracking on the gateway: overflow, and a node's own address.
+//! Ports: where there are none, where they are another's, and how long they are kept.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use datapath::compile::names;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Node;
+use kernel::conntrack::{ConntrackSocket, FlowFilter};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ use crate::world::{GATEWAYS, PLAIN, SYSTEM, World, text};
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("a_node_without_ports_uses_those_of_its_gateway", overflow),
     ("pods_leave_with_the_address_of_a_gateway_node", node_address),
+    ("a_question_to_a_resolver_frees_its_port_soon", short_flows),
 ];
 
 /// Connections at a time; more than the smallest block has ports would be refused without overflow.
@@ -188,4 +190,23 @@ fn node_address(world: &World) -> Result<()> {
     world.until_seen_as(&pods[0].netns, address_of(world, other)?)?;
     cut.repair()?;
     scene.until_gateways_are_ready()
+}
+
+fn short_flows(world: &World) -> Result<()> {
+    let scene = Scene::new(world, "questions", 225)?;
+    let pod = scene.pod("app", PLAIN)?;
+    scene.policy_in_force("app", &pod)?;
+    let socket = traffic::udp(&pod.netns)?;
+    let mut connections = ConntrackSocket::open_in(&world.netns(PLAIN)?)?;
+    for (port, short) in [(53, true), (54, false)] {
+        socket.send_to(b"?", SocketAddr::new(crate::world::OUTSIDE.into(), port))?;
+        let left = world.until("the flow is tracked", || {
+            let flows = connections.flows(&FlowFilter { mark: None, source: Some(pod.address) })?;
+            let flow =
+                flows.iter().find(|flow| flow.protocol == 17 && flow.original.destination_port == port);
+            Ok(flow.context("no flow")?.timeout_seconds)
+        })?;
+        ensure!((left <= 5) == short, "a flow to port {port} is kept for {left} s more");
+    }
+    Ok(())
 }

@@ -197,6 +197,19 @@ fn find_hash(mut userdata: &[u8]) -> Option<u64> {
     None
 }
 
+/// The name of an object of this type.
+pub(super) fn parse_object_name(message: &Message<'_>, wanted: u32) -> Option<String> {
+    let (mut name, mut kind) = (None, 0);
+    for attribute in attributes(message) {
+        match attribute.kind {
+            object::NAME => name = attribute.text(),
+            object::TYPE => kind = attribute.u32_be()?,
+            _ => {}
+        }
+    }
+    name.filter(|_| kind == wanted)
+}
+
 pub(super) fn parse_counter(message: &Message<'_>) -> Option<(String, CounterValue)> {
     let (mut name, mut kind, mut value) = (None, 0, CounterValue::default());
     for attribute in attributes(message) {
@@ -272,7 +285,7 @@ mod tests {
         fn any_bytes_are_read_without_panic(kind: u16, payload in proptest::collection::vec(any::<u8>(), 0..400)) {
             let message = Message { kind, flags: 0, sequence: 0, port: 0, payload: &payload };
             let _ = (parse_table(&message), parse_set(&message), parse_chain(&message), parse_rule(&message));
-            let _ = (parse_counter(&message), parse_generation(&message));
+            let _ = (parse_object_name(&message, 7), parse_counter(&message), parse_generation(&message));
             let shape = SetShape { key: vec![FieldType::Mac], data: None, interval: false, timeout: false };
             let _ = parse_elements(&shape, &message);
             let _ = find_hash(&payload);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use datapath::nft::{BaseChain, ChainKind, DataType, FieldType, Hook, Rule, TableFamily};
+use datapath::nft::{BaseChain, ChainKind, DataType, FieldType, Hook, Rule, TableFamily, Timeout};
 use datapath::transaction::{NftCommand, SetShape, TableId};
 
 use super::element::{self, data_len, fields_len, nat_fields};
@@ -84,12 +84,25 @@ impl<'a> Batch<'a> {
             }
             NftCommand::AddCounter { name: counter, .. } => {
                 self.message(index, message::NEW_OBJECT, CREATE, family, |w| {
-                    put_counter(w, name, counter);
+                    put_object(w, name, counter, object::TYPE_COUNTER);
                     w.nest(object::DATA, |_| {});
                 });
             }
             NftCommand::DeleteCounter { name: counter, .. } => {
-                self.message(index, message::DEL_OBJECT, 0, family, |w| put_counter(w, name, counter));
+                self.message(index, message::DEL_OBJECT, 0, family, |w| {
+                    put_object(w, name, counter, object::TYPE_COUNTER)
+                });
+            }
+            NftCommand::AddTimeout { name: timeout_name, timeout, .. } => {
+                self.message(index, message::NEW_OBJECT, CREATE, family, |w| {
+                    put_object(w, name, timeout_name, object::TYPE_TIMEOUT);
+                    w.nest(object::DATA, |w| put_timeout(w, timeout));
+                });
+            }
+            NftCommand::DeleteTimeout { name: timeout, .. } => {
+                self.message(index, message::DEL_OBJECT, 0, family, |w| {
+                    put_object(w, name, timeout, object::TYPE_TIMEOUT);
+                });
             }
             NftCommand::AddSet { name: set, shape, .. } => {
                 let id = self.next_sequence();
@@ -225,10 +238,22 @@ pub(super) fn family_number(family: TableFamily) -> u8 {
     }
 }
 
-fn put_counter(w: &mut Writer, table: &str, name: &str) {
+fn put_object(w: &mut Writer, table: &str, name: &str, kind: u32) {
     w.text(object::TABLE, table);
     w.text(object::NAME, name);
-    w.u32_be(object::TYPE, object::TYPE_COUNTER);
+    w.u32_be(object::TYPE, kind);
+}
+
+/// The kernel asks only for the transport protocol when it gives a connection these timeouts; the other it wants to be told.
+fn put_timeout(w: &mut Writer, timeout: &Timeout) {
+    const IPV4: u16 = 2;
+    w.u16_be(object::TIMEOUT_NETWORK_PROTOCOL, IPV4);
+    w.u8(object::TIMEOUT_PROTOCOL, timeout.protocol);
+    w.nest(object::TIMEOUT_SECONDS, |w| {
+        for (state, seconds) in &timeout.seconds {
+            w.u32_be(*state, *seconds);
+        }
+    });
 }
 
 fn put_element_list(w: &mut Writer, table: &str, set: &str) {

@@ -53,6 +53,10 @@ pub(super) fn put_statement(w: &mut Writer, family: TableFamily, statement: &Sta
             w.u32_be(1, super::uapi::object::TYPE_COUNTER);
             w.text(2, name);
         }),
+        Statement::Timeout(name) => put_expression(w, "objref", |w| {
+            w.u32_be(1, super::uapi::object::TYPE_TIMEOUT);
+            w.text(2, name);
+        }),
         Statement::LimitPerSecond { rate, burst } => put_expression(w, "limit", |w| {
             w.u64_be(1, *rate);
             w.u64_be(2, 1);

@@ -115,6 +115,10 @@ pub(super) mod object {
     pub(in crate::nft) const TYPE_COUNTER: u32 = 1;
     pub(in crate::nft) const COUNTER_BYTES: u16 = 1;
     pub(in crate::nft) const COUNTER_PACKETS: u16 = 2;
+    pub(in crate::nft) const TYPE_TIMEOUT: u32 = 7;
+    pub(in crate::nft) const TIMEOUT_NETWORK_PROTOCOL: u16 = 1;
+    pub(in crate::nft) const TIMEOUT_PROTOCOL: u16 = 2;
+    pub(in crate::nft) const TIMEOUT_SECONDS: u16 = 3;
 }
 
 pub(super) mod generation {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use datapath::nft::{
     Chain, ChainKind, Compare, DataType, FieldType, Hook, Key, Load, Reject, Rule, Set, Source, Statement,
-    Table, TableFamily, Target, Value, Verdict,
+    Table, TableFamily, Target, Timeout, Value, Verdict,
 };
 
 use crate::ruleset::{base, equals, exact, map, masked, operand, rule};
@@ -158,6 +158,10 @@ pub(crate) fn every_statement() -> Table {
                 map: name("gateways"),
             },
         )],
+    ));
+    prerouting.push(rule(
+        "timeouts",
+        vec![equals(Load::TransportProtocol, &[17]), Statement::Timeout(name("short"))],
     ));
     prerouting.push(rule(
         "verdict by mark",
@@ -340,6 +344,10 @@ pub(crate) fn every_statement() -> Table {
         family: TableFamily::Inet,
         name: "egress-test".into(),
         sets: sets(),
+        timeouts: BTreeMap::from([(
+            "short".to_owned(),
+            Timeout { protocol: 17, seconds: BTreeMap::from([(1, 5), (2, 3)]) },
+        )]),
         counters: BTreeSet::from(["seen".to_owned()]),
         chains: BTreeMap::from([
             ("class-7".into(), chain(None, class)),

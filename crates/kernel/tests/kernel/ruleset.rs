@@ -40,6 +40,10 @@ pub(crate) fn commands_for(table: &Table) -> Vec<NftCommand> {
     for name in &table.counters {
         commands.push(NftCommand::AddCounter { table: id.clone(), name: name.clone() });
     }
+    for (name, timeout) in &table.timeouts {
+        let (table, name, timeout) = (id.clone(), name.clone(), timeout.clone());
+        commands.push(NftCommand::AddTimeout { table, name, timeout });
+    }
     for (name, set) in &table.sets {
         commands.push(NftCommand::AddSet {
             table: id.clone(),
@@ -75,6 +79,7 @@ fn expected(table: &Table, owned: bool) -> FoundTable {
     FoundTable {
         owned,
         sets: table.sets.clone(),
+        timeouts: table.timeouts.keys().cloned().collect(),
         counters: table.counters.iter().map(|name| (name.clone(), Default::default())).collect(),
         chains: table
             .chains
@@ -158,6 +163,7 @@ fn a_table_with_every_statement_is_read_back_as_written() {
             family,
             name: "other".into(),
             sets: BTreeMap::new(),
+            timeouts: BTreeMap::new(),
             counters: BTreeSet::new(),
             chains: BTreeMap::from([("chain".to_owned(), chain)]),
         };

@@ -76,6 +76,13 @@ impl Reader {
         })
     }
 
+    pub(super) fn ports(&mut self, path: &str, default: &BTreeSet<u16>) -> BTreeSet<u16> {
+        self.read(path, default.clone(), "a list of ports from 1 to 65535", |value| {
+            let port = |value: &Value| u16::try_from(value.as_u64()?).ok().filter(|port| *port != 0);
+            value.as_array()?.iter().map(port).collect()
+        })
+    }
+
     pub(super) fn texts(&mut self, path: &str) -> Option<Vec<String>> {
         self.read(path, None, "a list of texts", |value| {
             let texts = value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned));

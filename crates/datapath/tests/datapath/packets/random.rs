@@ -34,6 +34,32 @@ fn naive<'a>(view: &'a NodeView, pod: &PodKey, to: Ipv4Addr) -> Option<&'a Polic
         .map(|(_, policy)| policy)
 }
 
+/// The address and ports that a new connection leaves with; `None`: it waits for ports.
+fn leaves_with(
+    view: &NodeView,
+    eip: EipPair,
+    source: &SourceEip,
+) -> Option<(Option<Ipv4Addr>, std::ops::RangeInclusive<u16>)> {
+    let at_home = source.carrier.as_ref() == Some(&view.node);
+    if source.node_address {
+        let uplink = view.uplink.as_ref().and_then(|uplink| uplink.ipv4);
+        let tunnel = view.tunnel.as_ref().and_then(|tunnel| tunnel.ipv4);
+        return Some((if at_home { uplink } else { tunnel }, 1024..=65535));
+    }
+    let gateway = view.gateway_eips.get(&eip);
+    let own = gateway
+        .into_iter()
+        .flat_map(|gateway| &gateway.leases)
+        .find(|lease| lease.node == view.node && lease.role == LeaseRole::Overflow && !lease.draining);
+    let block = source.block.or(own.map(|lease| lease.block));
+    let ports = match block {
+        Some(block) => block.first()..=block.last(),
+        None if source.overflow && !at_home => 49152..=65535,
+        None => return None,
+    };
+    Some((eip.v4(), ports))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -83,15 +109,17 @@ proptest! {
         let way = source.and_then(|(eip, source)| {
             let carrier = source.carrier.as_ref()?;
             let own = *carrier == view.node;
-            let reachable = if own { view.gateway_eips.contains_key(&eip) } else { true };
-            (source.block.is_some() && reachable).then_some((eip, source, own))
+            let home = if source.node_address { view.uplink.is_some() } else { view.gateway_eips.contains_key(&eip) };
+            let with = leaves_with(&view, eip, source)?;
+            (!own || home).then_some((with, source, own))
         });
         let translatable = !matches!(transport, Transport::Other(_));
-        match (way, translatable, &outcome) {
-            (Some((eip, source, own)), true, Outcome::Sent { device, packet, next_hop }) => {
-                prop_assert_eq!(packet.source, IpAddr::from(eip.v4().unwrap()));
-                prop_assert!(source.block.unwrap().contains(packet.source_port().unwrap()));
-                prop_assert_eq!(device.as_str(), if own { "eth0" } else { "egress.vxlan" });
+        let waits = source.is_some_and(|(eip, source)| leaves_with(&view, eip, source).is_none());
+        match (&way, translatable, &outcome) {
+            (Some(((address, ports), source, own)), true, Outcome::Sent { device, packet, next_hop }) => {
+                prop_assert_eq!(packet.source, IpAddr::from(address.unwrap()));
+                prop_assert!(ports.contains(&packet.source_port().unwrap()));
+                prop_assert_eq!(device.as_str(), if *own { "eth0" } else { "egress.vxlan" });
                 prop_assert_eq!(packet.mark, 0);
                 if !own {
                     prop_assert_eq!(*next_hop, IpAddr::from(tunnel4(source.carrier.as_ref().unwrap())));
@@ -108,7 +136,7 @@ proptest! {
             (None, ..) | (_, false, _) => match view.settings.no_gateway_action {
                 // Ports are on their way; the sender tries again.
                 NoGatewayAction::Reject
-                    if translatable && source.is_some_and(|(_, source)| source.block.is_none()) =>
+                    if translatable && waits =>
                 {
                     prop_assert_eq!(outcome, Outcome::Dropped);
                 }

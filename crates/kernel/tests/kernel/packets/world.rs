@@ -1,5 +1,6 @@
 //! The three hosts, and the rules of the two that have some.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -101,6 +102,7 @@ pub(super) fn table(sets: Vec<(&str, Set)>, counters: &[&str], chains: Vec<(&str
         family: TableFamily::Inet,
         name: "t".into(),
         sets: sets.into_iter().map(|(name, set)| (name.to_owned(), set)).collect(),
+        timeouts: BTreeMap::new(),
         counters: counters.iter().map(|name| (*name).to_owned()).collect(),
         chains: chains.into_iter().map(|(name, chain)| (name.to_owned(), chain)).collect(),
     }
