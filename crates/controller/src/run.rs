@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use kube::Client;
+use api::v1beta1::EgressPortLease;
+use kube::api::ListParams;
+use kube::{Api, Client};
 use plan::outcome::{Notice, Subject};
 use plan::snapshot::GatewayStatus;
 use plan::{Plan, Settings, violations};
@@ -14,6 +16,7 @@ use runtime::config::{Config, Feature};
 use runtime::lease::{LeaderLease, Timing};
 use runtime::readiness::{Guard, Heartbeat, Readiness};
 use runtime::supervisor::Supervisor;
+use runtime::watch::Change;
 use runtime::writer::Backoff;
 use runtime::{client, telemetry};
 use tokio::sync::{mpsc, watch};
@@ -36,6 +39,9 @@ const BEAT: Duration = Duration::from_secs(5);
 const STUCK: Duration = Duration::from_secs(180);
 /// What stopping may take, the lease's release included.
 const GRACE: Duration = Duration::from_secs(8);
+
+/// A list of all port leases that takes longer has failed.
+const READ_DEADLINE: Duration = Duration::from_secs(10);
 
 const USAGE: &str = "usage: egressgateway controller
 
@@ -123,6 +129,7 @@ fn settings(feature: &Feature) -> Settings {
         tunnel_subnet_v6: feature.tunnel_subnet_v6,
         mark_base: feature.mark_base,
         max_endpoints_per_slice: feature.max_endpoints_per_slice,
+        max_ports_per_node: feature.max_ports_per_node,
         rest_s: feature.port_rest_s.into(),
         drain_s: feature.port_drain_s.into(),
     }
@@ -166,6 +173,7 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
         reporter: options.identity,
         backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(10)),
         waiting: Vec::new(),
+        has_read_leases: false,
     };
     supervisor.spawn("plan", planner.run(queue, leads, supervisor.shutdown(), loop_ended));
     supervisor.run().await
@@ -203,6 +211,8 @@ struct Planner {
     backoff: Backoff,
     /// Kinds that were waited for when that was last said
     waiting: Vec<Kind>,
+    /// Whether leases have been read from the API server itself since this replica leads
+    has_read_leases: bool,
 }
 
 impl Planner {
@@ -242,14 +252,33 @@ impl Planner {
             let is_leading = *leads.borrow_and_update();
             self.metrics.leads(is_leading);
             if !is_leading {
-                again_at = None;
+                (again_at, self.has_read_leases) = (None, false);
                 continue;
             }
             if !(pending || is_time) || !self.is_in_sync() {
                 continue;
             }
+            if !self.has_read_leases && !self.read_leases().await {
+                again_at = Some(Instant::now() + self.backoff.pause());
+                continue;
+            }
             (pending, again_at) = (false, self.pass(&leads).await);
         }
+    }
+
+    /// A watch may be behind the last writes of the replica that led before. What that has given away must not be given again.
+    async fn read_leases(&mut self) -> bool {
+        let leases: Api<EgressPortLease> = Api::all(self.client.clone());
+        let everything = ListParams::default();
+        match tokio::time::timeout(READ_DEADLINE, leases.list(&everything)).await {
+            Ok(Ok(listed)) => {
+                self.state.absorb(Input::Lease(Change::Replaced(listed.items)));
+                self.has_read_leases = true;
+            }
+            Ok(Err(error)) => warn!(error = %error, "can't read port leases"),
+            Err(_) => warn!("no answer to a list of port leases"),
+        }
+        self.has_read_leases
     }
 
     /// Never act on half a list.

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::convert;
 use api::names;
+use api::slim::{SlimNamespace, SlimNode, SlimPod, SlimServiceCidr};
 use api::v1beta1::{
     EgressClusterEndpointSlice, EgressClusterInfo, EgressClusterPolicy, EgressEndpointSlice, EgressGateway,
     EgressPolicy, EgressPortLease, EgressTunnel,
 };
 use ipnet::IpNet;
 use kube::{Resource, ResourceExt};
-use model::cluster::{PodKey, PoolKind};
+use model::cluster::{Node, Pod, PodKey, PoolKind};
 use model::policy::PolicyKey;
 use plan::snapshot::SliceKey;
 use plan::{ClusterSnapshot, Event, Settings};
@@ -60,40 +61,27 @@ impl State {
         let snapshot = &mut self.snapshot;
         let changed = match input {
             Input::Node(change) => {
-                let known = snapshot.nodes.keys().cloned().collect();
-                read(snapshot, known, change, |node| (node.name_any(), convert::node(node)), Event::Node)
+                read(snapshot, |it| it.nodes.keys().cloned().collect(), change, node, Event::Node)
             }
             Input::Namespace(change) => {
-                let known = snapshot.namespaces.keys().cloned().collect();
-                read(snapshot, known, change, |it| (it.name_any(), it.labels().clone()), Event::Namespace)
+                let named = |it: &SlimNamespace| (it.name_any(), it.labels().clone());
+                read(snapshot, |it| it.namespaces.keys().cloned().collect(), change, named, Event::Namespace)
             }
             Input::Pod(change) => {
-                let known = snapshot.pods.keys().cloned().collect();
-                read(snapshot, known, change, |pod| (convert::pod_key(pod), convert::pod(pod)), Event::Pod)
+                read(snapshot, |it| it.pods.keys().cloned().collect(), change, pod, Event::Pod)
             }
             Input::Service(change) => {
-                let known = snapshot.services.keys().cloned().collect();
-                read(
-                    snapshot,
-                    known,
-                    change,
-                    |it| (namespaced(it), convert::service_addresses(it)),
-                    Event::Service,
-                )
+                let addresses = |it: &_| (namespaced(it), convert::service_addresses(it));
+                read(snapshot, |it| it.services.keys().cloned().collect(), change, addresses, Event::Service)
             }
             Input::ServiceCidr(change) => {
-                let known = snapshot.service_cidrs.keys().cloned().collect();
-                read(
-                    snapshot,
-                    known,
-                    change,
-                    |it| (it.name_any(), convert::service_ranges(it)),
-                    Event::ServiceCidr,
-                )
+                let ranges = |it: &SlimServiceCidr| (it.name_any(), convert::service_ranges(it));
+                let known = |it: &ClusterSnapshot| it.service_cidrs.keys().cloned().collect();
+                read(snapshot, known, change, ranges, Event::ServiceCidr)
             }
             Input::ControlPlane(change) => {
-                let known = snapshot.control_plane_ranges.keys().cloned().collect();
                 let ranges = |it: &_| (namespaced(it), convert::control_plane_ranges(it));
+                let known = |it: &ClusterSnapshot| it.control_plane_ranges.keys().cloned().collect();
                 read(snapshot, known, change, ranges, Event::ControlPlane)
             }
             Input::CalicoPool(change) => pools(snapshot, change, PoolKind::CalicoPool, convert::calico_pool),
@@ -127,9 +115,28 @@ impl State {
                 })
             }
             Input::Lease(change) => {
-                keep(snapshot, &mut self.leases, change, ResourceExt::name_any, |name, it| {
-                    Some(Event::Lease(name, it.map(record::lease)))
-                })
+                // A version that is new to us: no write that names the one before can succeed any more.
+                let is_new = |object: &EgressPortLease| {
+                    let known = self.leases.get(&object.name_any());
+                    known.is_none_or(|known| known.resource_version() != object.resource_version())
+                };
+                let settled: Vec<String> = match &change {
+                    Change::Applied(object) => std::slice::from_ref(object),
+                    Change::Replaced(objects) => objects.as_slice(),
+                    Change::Deleted(_) => &[],
+                }
+                .iter()
+                .filter(|object| is_new(object))
+                .map(ResourceExt::name_any)
+                .collect();
+                let mut changed = false;
+                for node in settled {
+                    changed |= snapshot.absorb(Event::UncertainLease(node, None));
+                }
+                changed
+                    | keep(snapshot, &mut self.leases, change, ResourceExt::name_any, |name, it| {
+                        Some(Event::Lease(name, it.map(record::lease)))
+                    })
             }
             Input::ClusterInfo(change) => {
                 keep(snapshot, &mut self.cluster_infos, change, ResourceExt::name_any, |name, it| {
@@ -157,10 +164,20 @@ fn pools<K: Resource>(
     kind: PoolKind,
     convert: impl Fn(&K) -> BTreeSet<IpNet>,
 ) -> bool {
-    let known = snapshot.pod_pools.keys().filter(|(known, _)| *known == kind).map(|(_, name)| name.clone());
-    let known = known.collect();
+    let known = |it: &ClusterSnapshot| {
+        let of_kind = it.pod_pools.keys().filter(|(known, _)| *known == kind);
+        of_kind.map(|(_, name)| name.clone()).collect()
+    };
     let event = |name, nets| Event::PodPool(kind, name, nets);
     read(snapshot, known, change, |object| (object.name_any(), convert(object)), event)
+}
+
+fn node(object: &SlimNode) -> (String, Node) {
+    (object.name_any(), convert::node(object))
+}
+
+fn pod(object: &SlimPod) -> (PodKey, Pod) {
+    (convert::pod_key(object), convert::pod(object))
 }
 
 fn namespaced<K: Resource>(object: &K) -> PodKey {
@@ -178,7 +195,7 @@ fn slice_key<K: Resource>(object: &K) -> SliceKey {
 /// Takes in objects of a kind that is only read.
 fn read<K, Key: Ord + Clone, T>(
     snapshot: &mut ClusterSnapshot,
-    known: BTreeSet<Key>,
+    known: impl Fn(&ClusterSnapshot) -> BTreeSet<Key>,
     change: Change<K>,
     convert: impl Fn(&K) -> (Key, T),
     event: impl Fn(Key, Option<T>) -> Event,
@@ -190,7 +207,7 @@ fn read<K, Key: Ord + Clone, T>(
         }
         Change::Deleted(object) => snapshot.absorb(event(convert(&object).0, None)),
         Change::Replaced(objects) => {
-            let mut gone = known;
+            let mut gone = known(snapshot);
             let mut changed = false;
             for object in &objects {
                 let (key, value) = convert(object);

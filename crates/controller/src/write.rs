@@ -13,7 +13,8 @@ use api::v1beta1::{
     EgressClusterEndpointSlice, EgressClusterPolicy, EgressEndpoint, EgressEndpointSlice, EgressPolicy,
     EgressPolicyStatus, EgressPortLease, EgressTunnel, condition,
 };
-use futures::{StreamExt, stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::api::ObjectMeta;
@@ -71,12 +72,15 @@ pub(crate) async fn write(
             return outcome;
         }
         let writer = Writer { client, state, plan, now };
+        let leases = match step {
+            Step::TakeLeases => writer.leases(true),
+            Step::GiveLeases => writer.leases(false),
+            Step::Objects | Step::Gateways | Step::Policies => Vec::new(),
+        };
         let jobs = match step {
             Step::Objects => writer.objects(),
-            Step::TakeLeases => {
-                [writer.tunnel_statuses(), writer.leases(true)].into_iter().flatten().collect()
-            }
-            Step::GiveLeases => writer.leases(false),
+            Step::TakeLeases => writer.tunnel_statuses(),
+            Step::GiveLeases => Vec::new(),
             Step::Gateways => writer.gateway_statuses(),
             Step::Policies => [writer.policy_statuses(), writer.cluster_info(), writer.slices()]
                 .into_iter()
@@ -84,8 +88,13 @@ pub(crate) async fn write(
                 .collect(),
         };
         let before = outcome;
-        let results: Vec<_> = stream::iter(jobs).buffer_unordered(CONCURRENCY).collect().await;
-        for result in results {
+        let mut tagged: Vec<Tagged> = jobs.into_iter().map(|job| tag(None, job)).collect();
+        tagged.extend(leases.into_iter().map(|(lease, job)| tag(lease, job)));
+        let results: Vec<_> = stream::iter(tagged).buffer_unordered(CONCURRENCY).collect().await;
+        for (lease, result) in results {
+            if let (Some((node, lease)), Err(WriteError::Unavailable { .. })) = (lease, &result) {
+                state.snapshot.absorb(plan::Event::UncertainLease(node, Some(lease)));
+            }
             match result {
                 Ok(input) => {
                     outcome.written += 1;
@@ -110,6 +119,15 @@ pub(crate) async fn write(
         }
     }
     outcome
+}
+
+/// A node and what its lease is to be, where it is a lease that is written.
+type Lease = Option<(String, PortLease)>;
+/// A write that tells at its end what it was.
+type Tagged = BoxFuture<'static, (Lease, Result<Option<Input>, WriteError>)>;
+
+fn tag(lease: Lease, job: Job) -> Tagged {
+    async move { (lease, job.await) }.boxed()
 }
 
 fn describe(error: &WriteError) -> String {
@@ -205,8 +223,8 @@ impl Writer<'_> {
         jobs
     }
 
-    /// Leases that lose a block, or those that lose none.
-    fn leases(&self, losing: bool) -> Vec<Job> {
+    /// Leases that lose a block, or those that lose none, each with what it is to be.
+    fn leases(&self, losing: bool) -> Vec<(Lease, Job)> {
         let mut jobs = Vec::new();
         for (node, planned) in &self.plan.leases {
             let object = self.state.leases.get(node);
@@ -218,20 +236,22 @@ impl Writer<'_> {
             if blocks(&known).is_subset(&planned.as_ref().map(blocks).unwrap_or_default()) == losing {
                 continue;
             }
-            match (object, planned) {
-                (Some(object), None) => jobs.push(delete_job::<EgressPortLease>(self.api(), object)),
+            let job = match (object, planned) {
+                (Some(object), None) => Some(delete_job::<EgressPortLease>(self.api(), object)),
                 (None, Some(lease)) => {
                     let mut object = EgressPortLease::named(node);
                     object.spec = api::convert::port_lease_spec(lease);
-                    jobs.push(create_job(self.api(), object, Input::Lease));
+                    Some(create_job(self.api(), object, Input::Lease))
                 }
                 (Some(object), Some(lease)) => {
                     let mut wanted = object.clone();
                     wanted.spec = api::convert::port_lease_spec(lease);
-                    jobs.extend(patch_job(self.api(), object, &wanted, Part::Main, Input::Lease));
+                    patch_job(self.api(), object, &wanted, Part::Main, Input::Lease)
                 }
-                (None, None) => {}
-            }
+                (None, None) => None,
+            };
+            let wanted = planned.clone().map(|lease| (node.clone(), lease));
+            jobs.extend(job.map(|job| (wanted, job)));
         }
         jobs
     }

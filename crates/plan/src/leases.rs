@@ -4,19 +4,25 @@
 //! the first such pod starts. In a large one a node gets its block when the first selected pod is bound to it.
 //!
 //! The first block is the largest power of two of which all these nodes get one out of half of the ports that can be leased.
-//! What is there stays as it is when nodes come and go, until ports run low: then blocks that are larger than the
-//! share that a node would get now are split, and what is split off drains. The top quarter of the ports is left for
-//! overflow.
+//! A node that says that it uses most of its block gets one of twice the size, and the old one drains. What is there stays as
+//! it is when nodes come and go, until ports run low: then blocks that are larger than the share that a node would get now are
+//! split, unless their node uses them, those of idle nodes down to the smallest, and what is split off drains.
+//!
+//! The top quarter of the ports is for overflow: every node of the EIP's gateway holds a block of it.
 //!
 //! No port ever has two holders. A block is given on only after its node has been gone, or after nobody had a use for it and
-//! it drained, for long enough.
+//! it drained, for long enough. A write whose end is not known counts as done until a later one of the same object is.
+//!
+//! EIPs share no ports, so each is planned by itself ([`of_eip`]), and again only when something of its own has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::policy::PolicyKey;
 use model::port_lease::{BlockRole, BlockState, EipLease, LeasedBlock, PortLease};
 use model::{EipPair, PortBlock, PortSpace};
 
 use crate::eips::Allocation;
+use crate::gateways::Gateways;
 use crate::selection::Selection;
 use crate::snapshot::{ClusterSnapshot, LeaseRecord};
 
@@ -24,119 +30,283 @@ use crate::snapshot::{ClusterSnapshot, LeaseRecord};
 const EAGER_NODES: usize = 376;
 /// The most leases that are made before they are needed.
 const EAGER_LEASES: usize = 20_000;
+/// A node that uses more than so many percent of its block gets a larger one.
+const BUSY_PERCENT: i64 = 70;
 
-/// What nodes hold.
+/// Who uses an EIP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Leases {
-    /// By node; `None`: the object is to be deleted
-    pub by_node: BTreeMap<String, Option<PortLease>>,
-    /// Nodes that got no block of an EIP, because all its ports are leased
-    pub unleased: BTreeSet<(EipPair, String)>,
+pub struct EipUse {
+    /// The gateway whose pool it is of
+    pub gateway: String,
+    /// The nodes of that gateway
+    pub gateway_nodes: BTreeSet<String>,
+    /// The policies that leave with it
+    pub policies: BTreeSet<PolicyKey>,
+}
+
+/// Who uses each EIP in use.
+pub type EipUses = BTreeMap<EipPair, EipUse>;
+/// The nodes whose recorded leases name each EIP.
+pub type Holders = BTreeMap<EipPair, BTreeSet<String>>;
+/// Blocks of a node and an EIP.
+pub type Blocks = BTreeMap<PortBlock, LeasedBlock>;
+
+/// Who holds which ports of one EIP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EipPlan {
+    /// The gateway whose pool it is of
+    pub gateway: String,
+    /// The blocks of each node
+    pub blocks: BTreeMap<String, Blocks>,
+    /// Nodes that got no block, because all ports are leased
+    pub unleased: BTreeSet<String>,
     /// When the next block will have rested
     pub wake_at_s: Option<i64>,
 }
 
-type Blocks = BTreeMap<PortBlock, LeasedBlock>;
-type Held = BTreeMap<String, BTreeMap<EipPair, (String, Blocks)>>;
-
-/// Plans all leases.
+/// Who uses which EIP, out of the parts of a plan.
 #[must_use]
-pub fn plan(snapshot: &ClusterSnapshot, allocation: &Allocation<'_>, selection: &Selection) -> Leases {
-    let mut leases = Leases::default();
-    let mut held: Held = Held::new();
-    let mut spaces: BTreeMap<EipPair, PortSpace> = BTreeMap::new();
-    let wanted = wanted(snapshot, allocation, selection);
-    keep(snapshot, allocation, &wanted, &mut held, &mut spaces, &mut leases.wake_at_s);
-    for (eip, nodes) in &wanted {
-        let Some((gateway, _)) = allocation.eips.get(eip) else { continue };
-        let space = spaces.entry(*eip).or_insert_with(PortSpace::source);
-        let share = first_block_log2(nodes.len());
-        let has_block = |node: &&&str| {
-            let blocks = held.get(**node).and_then(|own| own.get(eip)).map(|(_, blocks)| blocks);
-            blocks.is_some_and(|blocks| blocks.values().any(|leased| leased.state == BlockState::Active))
+pub fn uses(gateways: &Gateways<'_>, allocation: &Allocation<'_>) -> EipUses {
+    let of_eip = allocation.eips.iter().map(|(eip, (gateway, policies))| {
+        let nodes = gateways.by_name.get(gateway).map(|examined| &examined.nodes);
+        let usage = EipUse {
+            gateway: (*gateway).to_owned(),
+            gateway_nodes: nodes.into_iter().flatten().map(|node| (*node).to_owned()).collect(),
+            policies: policies.iter().map(|key| (*key).clone()).collect(),
         };
-        let missing: Vec<&str> = nodes.iter().filter(|node| !has_block(node)).copied().collect();
-        let log2 = share.min(bound_log2(space, missing.len()));
-        for node in missing {
-            let Some(block) = take_up_to(space, log2) else {
-                leases.unleased.insert((*eip, node.to_owned()));
-                continue;
-            };
-            let of_node = held.entry(node.to_owned()).or_default();
-            let (_, blocks) = of_node.entry(*eip).or_insert_with(|| ((*gateway).to_owned(), Blocks::new()));
-            blocks.insert(block, LeasedBlock { block, state: BlockState::Active, role: BlockRole::Source });
-        }
-        if is_low(space) {
-            for node in nodes {
-                let own = held.get_mut(*node).and_then(|own| own.get_mut(eip));
-                own.into_iter().for_each(|(_, blocks)| split(blocks, share));
-            }
-        }
-    }
-    leases.by_node = objects(snapshot, held);
-    leases
-}
-
-/// The nodes that are to hold a block of each EIP.
-fn wanted<'a>(
-    snapshot: &'a ClusterSnapshot,
-    allocation: &Allocation<'_>,
-    selection: &Selection,
-) -> BTreeMap<EipPair, BTreeSet<&'a str>> {
-    let nodes = snapshot.nodes.len();
-    if nodes <= EAGER_NODES && nodes.saturating_mul(allocation.eips.len()) <= EAGER_LEASES {
-        let all: BTreeSet<&str> = snapshot.nodes.keys().map(String::as_str).collect();
-        return allocation.eips.keys().map(|eip| (*eip, all.clone())).collect();
-    }
-    let of_eip = allocation.eips.iter().map(|(eip, (_, policies))| {
-        let pods =
-            policies.iter().flat_map(|key| selection.pods(key)).filter_map(|pod| snapshot.pods.get(pod));
-        let nodes = pods.filter_map(|pod| snapshot.nodes.get_key_value(&pod.node));
-        (*eip, nodes.map(|(name, _)| name.as_str()).collect())
+        (*eip, usage)
     });
     of_eip.collect()
 }
 
-/// What stays with its holder, and in which state.
-fn keep(
-    snapshot: &ClusterSnapshot,
-    allocation: &Allocation<'_>,
-    wanted: &BTreeMap<EipPair, BTreeSet<&str>>,
-    held: &mut Held,
-    spaces: &mut BTreeMap<EipPair, PortSpace>,
-    wake_at_s: &mut Option<i64>,
-) {
+/// Who has which EIP in its lease.
+#[must_use]
+pub fn holders(snapshot: &ClusterSnapshot) -> Holders {
+    let mut holders = Holders::new();
     for (node, record) in &snapshot.leases {
         for lease in &record.lease.leases {
-            let user = allocation.eips.get(&lease.eip).map(|(gateway, _)| *gateway);
-            let is_wanted = wanted.get(&lease.eip).is_some_and(|nodes| nodes.contains(node.as_str()));
-            let source = lease.blocks.iter().filter(|leased| leased.role == BlockRole::Source);
-            let current = current(source.clone(), is_wanted);
-            for leased in source {
-                let state = match fate(
-                    snapshot,
-                    node,
-                    record,
-                    lease.eip,
-                    leased.block,
-                    current == Some(leased.block),
-                ) {
-                    Fate::Stay(state, until_s) => {
-                        *wake_at_s = [*wake_at_s, until_s].into_iter().flatten().min();
-                        state
-                    }
-                    Fate::Free => continue,
-                };
-                // Of two holders, which is never planned, the first by name keeps the block.
-                if !spaces.entry(lease.eip).or_insert_with(PortSpace::source).take_exactly(leased.block) {
+            holders.entry(lease.eip).or_default().insert(node.clone());
+        }
+    }
+    holders
+}
+
+/// Whether every node gets a block of every EIP before it needs one.
+#[must_use]
+pub fn is_eager(snapshot: &ClusterSnapshot, uses: &EipUses) -> bool {
+    let nodes = snapshot.nodes.len();
+    nodes <= EAGER_NODES && nodes.saturating_mul(uses.len()) <= EAGER_LEASES
+}
+
+/// Plans the ports of every EIP.
+#[must_use]
+pub fn plan(
+    snapshot: &ClusterSnapshot,
+    uses: &EipUses,
+    holders: &Holders,
+    selection: &Selection,
+) -> BTreeMap<EipPair, EipPlan> {
+    let (nobody, all) = (BTreeSet::new(), snapshot.nodes.keys().map(String::as_str).collect());
+    let eager = is_eager(snapshot, uses);
+    let eips: BTreeSet<EipPair> = uses.keys().chain(holders.keys()).copied().collect();
+    let plans = eips.into_iter().map(|eip| {
+        let (usage, holders) = (uses.get(&eip), holders.get(&eip));
+        let plan = if eager {
+            of_eip(snapshot, eip, usage, holders, if usage.is_some() { &all } else { &nobody })
+        } else {
+            of_eip(snapshot, eip, usage, holders, &wanting(snapshot, usage, selection))
+        };
+        (eip, plan)
+    });
+    plans.collect()
+}
+
+/// The nodes that run pods of an EIP's policies.
+#[must_use]
+pub fn wanting<'a>(
+    snapshot: &'a ClusterSnapshot,
+    usage: Option<&EipUse>,
+    selection: &Selection,
+) -> BTreeSet<&'a str> {
+    let policies = usage.into_iter().flat_map(|usage| &usage.policies);
+    let nodes = policies.flat_map(|key| selection.nodes(key));
+    let nodes = nodes.filter_map(|node| snapshot.nodes.get_key_value(node));
+    nodes.map(|(name, _)| name.as_str()).collect()
+}
+
+/// Plans the ports of one EIP.
+#[must_use]
+pub fn of_eip(
+    snapshot: &ClusterSnapshot,
+    eip: EipPair,
+    usage: Option<&EipUse>,
+    holders: Option<&BTreeSet<String>>,
+    wanting: &BTreeSet<&str>,
+) -> EipPlan {
+    let mut planner = Planner {
+        snapshot,
+        eip,
+        spaces: [PortSpace::source(), PortSpace::overflow()],
+        plan: EipPlan {
+            gateway: usage.map(|usage| usage.gateway.clone()).unwrap_or_default(),
+            ..EipPlan::default()
+        },
+    };
+    let gateway_nodes = usage.map(|usage| &usage.gateway_nodes);
+    for node in holders.into_iter().flatten() {
+        let is_gateway = gateway_nodes.is_some_and(|nodes| nodes.contains(node));
+        planner.keep(node, BlockRole::Source, wanting.contains(node.as_str()));
+        planner.keep(node, BlockRole::Overflow, is_gateway);
+    }
+    planner.reserve_uncertain();
+    planner.give(BlockRole::Source, wanting);
+    let of_gateway = gateway_nodes.into_iter().flatten().filter(|node| snapshot.nodes.contains_key(*node));
+    planner.give(BlockRole::Overflow, &of_gateway.map(String::as_str).collect());
+    planner.grow(wanting);
+    planner.shrink(wanting);
+    planner.plan.blocks.retain(|_, blocks| !blocks.is_empty());
+    planner.plan
+}
+
+struct Planner<'a> {
+    snapshot: &'a ClusterSnapshot,
+    eip: EipPair,
+    /// What is free, for sources and for overflow
+    spaces: [PortSpace; 2],
+    plan: EipPlan,
+}
+
+impl Planner<'_> {
+    fn space(&mut self, role: BlockRole) -> &mut PortSpace {
+        let [source, overflow] = &mut self.spaces;
+        match role {
+            BlockRole::Source => source,
+            BlockRole::Overflow => overflow,
+        }
+    }
+
+    /// What stays with its holder, and in which state.
+    fn keep(&mut self, node: &str, role: BlockRole, is_wanted: bool) {
+        let (snapshot, eip) = (self.snapshot, self.eip);
+        let Some(record) = snapshot.leases.get(node) else { return };
+        for lease in record.lease.leases.iter().filter(|lease| lease.eip == eip) {
+            if self.plan.gateway.is_empty() {
+                self.plan.gateway.clone_from(&lease.gateway);
+            }
+            let blocks = lease.blocks.iter().filter(|leased| leased.role == role);
+            let current = current(blocks.clone(), is_wanted);
+            for leased in blocks {
+                let is_current = current == Some(leased.block);
+                let Fate::Stay(state, until_s) = fate(snapshot, node, record, eip, leased.block, is_current)
+                else {
                     continue;
+                };
+                self.plan.wake_at_s = [self.plan.wake_at_s, until_s].into_iter().flatten().min();
+                // Of two holders, which is never planned, the first by name keeps the block.
+                if self.space(role).take_exactly(leased.block) {
+                    let blocks = self.plan.blocks.entry(node.to_owned()).or_default();
+                    blocks.insert(leased.block, LeasedBlock { state, ..*leased });
                 }
-                let of_node = held.entry(node.clone()).or_default();
-                let gateway = user.unwrap_or(&lease.gateway).to_owned();
-                let (_, blocks) = of_node.entry(lease.eip).or_insert_with(|| (gateway, Blocks::new()));
-                blocks.insert(leased.block, LeasedBlock { state, ..*leased });
             }
         }
+    }
+
+    /// Nobody else gets what a write may have given away of which nobody knows how it ended.
+    fn reserve_uncertain(&mut self) {
+        let (snapshot, eip) = (self.snapshot, self.eip);
+        let uncertain = snapshot.uncertain_leases.values().flat_map(|lease| &lease.leases);
+        for lease in uncertain.filter(|lease| lease.eip == eip) {
+            for leased in &lease.blocks {
+                reserve(self.space(leased.role), leased.block);
+            }
+        }
+    }
+
+    /// Gives a block to each node that has none for new connections.
+    fn give(&mut self, role: BlockRole, nodes: &BTreeSet<&str>) {
+        let missing: Vec<&str> =
+            nodes.iter().filter(|node| self.active(node, role).is_none()).copied().collect();
+        let full = match role {
+            BlockRole::Source => PortSpace::source(),
+            BlockRole::Overflow => PortSpace::overflow(),
+        };
+        let max = log2_of(self.snapshot.settings.max_ports_per_node);
+        let share = block_log2(full.free_ports() / 2, nodes.len()).min(max);
+        let space = self.space(role);
+        let part = if is_low(space, &full) { 8 } else { 2 };
+        let log2 = share.min(block_log2(space.free_ports() / part, missing.len()));
+        for node in missing {
+            let Some(block) = take_up_to(self.space(role), log2) else {
+                if role == BlockRole::Source {
+                    self.plan.unleased.insert(node.to_owned());
+                }
+                continue;
+            };
+            let blocks = self.plan.blocks.entry(node.to_owned()).or_default();
+            blocks.insert(block, LeasedBlock { block, state: BlockState::Active, role });
+        }
+    }
+
+    /// The block that a node's new connections use.
+    fn active(&self, node: &str, role: BlockRole) -> Option<PortBlock> {
+        let blocks = self.plan.blocks.get(node)?;
+        let active = blocks.values().find(|leased| leased.state == BlockState::Active && leased.role == role);
+        active.map(|leased| leased.block)
+    }
+
+    /// Ports that a node says it uses; `None` as long as it speaks of other blocks than it has now.
+    fn in_use(&self, node: &str) -> Option<i64> {
+        let record = self.snapshot.leases.get(node)?;
+        let is_loaded = record.observed_generation >= record.lease.generation;
+        record.ports_in_use.get(&self.eip).copied().filter(|_| is_loaded)
+    }
+
+    /// Gives busy nodes a block of twice the size, as long as there is enough for the others.
+    fn grow(&mut self, wanting: &BTreeSet<&str>) {
+        let max = log2_of(self.snapshot.settings.max_ports_per_node);
+        for node in wanting {
+            let Some((block, in_use)) = self.active(node, BlockRole::Source).zip(self.in_use(node)) else {
+                continue;
+            };
+            let is_busy = in_use.saturating_mul(100) > i64::from(block.size()).saturating_mul(BUSY_PERCENT);
+            let log2 = block.log2_size() + 1;
+            if !is_busy || log2 > max || is_low(&self.spaces[0], &PortSpace::source()) {
+                continue;
+            }
+            let Some(larger) = self.space(BlockRole::Source).take(log2) else { continue };
+            let blocks = self.plan.blocks.entry((*node).to_owned()).or_default();
+            if let Some(leased) = blocks.get_mut(&block) {
+                leased.state = BlockState::Draining;
+            }
+            let leased = LeasedBlock { block: larger, state: BlockState::Active, role: BlockRole::Source };
+            blocks.insert(larger, leased);
+        }
+    }
+
+    /// Splits blocks that are larger than their node's share, once ports run low.
+    fn shrink(&mut self, wanting: &BTreeSet<&str>) {
+        if !is_low(&self.spaces[0], &PortSpace::source()) {
+            return;
+        }
+        let share = first_block_log2(wanting.len());
+        for node in wanting {
+            let log2 = match self.in_use(node) {
+                Some(0) => PortBlock::MIN_LOG2,
+                Some(used) => share.max(log2_of_use(used)),
+                None => share,
+            };
+            if let Some(blocks) = self.plan.blocks.get_mut(*node) {
+                split(blocks, log2);
+            }
+        }
+    }
+}
+
+/// Takes whatever is still free of a block.
+fn reserve(space: &mut PortSpace, block: PortBlock) {
+    let free: Vec<PortBlock> = space.free_blocks().filter(|free| free.overlaps(&block)).collect();
+    for free in free {
+        space.take_exactly(if free.size() < block.size() { free } else { block });
     }
 }
 
@@ -150,21 +320,16 @@ fn current<'a>(blocks: impl Iterator<Item = &'a LeasedBlock>, is_wanted: bool) -
 }
 
 /// Ports run low: less than a quarter is free.
-fn is_low(space: &PortSpace) -> bool {
-    space.free_ports() < PortSpace::source().free_ports() / 4
+fn is_low(space: &PortSpace, full: &PortSpace) -> bool {
+    space.free_ports() < full.free_ports() / 4
 }
 
-/// So large may new blocks be that there is something left for the nodes after these.
-fn bound_log2(space: &PortSpace, missing: usize) -> u8 {
-    let part = if is_low(space) { 8 } else { 2 };
-    block_log2(space.free_ports() / part, missing)
-}
-
-/// Cuts active blocks down to that size; the rest drains.
+/// Cuts active source blocks down to that size; the rest drains.
 fn split(blocks: &mut Blocks, log2: u8) {
     let large: Vec<LeasedBlock> = blocks
         .values()
-        .filter(|leased| leased.state == BlockState::Active && leased.block.log2_size() > log2)
+        .filter(|leased| leased.role == BlockRole::Source && leased.state == BlockState::Active)
+        .filter(|leased| leased.block.log2_size() > log2)
         .copied()
         .collect();
     for leased in large {
@@ -230,9 +395,19 @@ pub fn first_block_log2(nodes: usize) -> u8 {
 
 /// The largest power of two of which so many fit, between the smallest and the largest block there is.
 fn block_log2(ports: u32, blocks: usize) -> u8 {
-    let share = ports / u32::try_from(blocks.max(1)).unwrap_or(u32::MAX);
-    let log2 = share.checked_ilog2().and_then(|log2| u8::try_from(log2).ok()).unwrap_or(0);
-    log2.clamp(PortBlock::MIN_LOG2, PortBlock::MAX_LOG2 - 1)
+    log2_of(ports / u32::try_from(blocks.max(1)).unwrap_or(u32::MAX)).min(PortBlock::MAX_LOG2 - 1)
+}
+
+/// The largest power of two that is no more, and that a block can have.
+fn log2_of(ports: u32) -> u8 {
+    let log2 = ports.checked_ilog2().and_then(|log2| u8::try_from(log2).ok()).unwrap_or(0);
+    log2.clamp(PortBlock::MIN_LOG2, PortBlock::MAX_LOG2)
+}
+
+/// The smallest block in which so many ports don't make its node busy.
+fn log2_of_use(used: i64) -> u8 {
+    let needed = u32::try_from(used.saturating_mul(100) / BUSY_PERCENT + 1).unwrap_or(u32::MAX);
+    log2_of(needed.checked_next_power_of_two().unwrap_or(u32::MAX))
 }
 
 /// A block of that size, or the largest smaller one that there is.
@@ -242,28 +417,47 @@ fn take_up_to(space: &mut PortSpace, log2: u8) -> Option<PortBlock> {
 
 /// The objects that say so: of nodes that hold or held something. That of a node that holds nothing now stays, for its
 /// generation must only grow.
-fn objects(snapshot: &ClusterSnapshot, mut held: Held) -> BTreeMap<String, Option<PortLease>> {
-    for node in snapshot.leases.keys() {
-        held.entry(node.clone()).or_default();
-    }
-    let mut objects: BTreeMap<String, Option<PortLease>> =
-        snapshot.leases.keys().map(|node| (node.clone(), None)).collect();
-    for (node, leases) in held {
-        let recorded = snapshot.leases.get(&node).map(|record| &record.lease);
-        let leases = leases.into_iter().filter(|(_, (_, blocks))| !blocks.is_empty());
-        let leases: Vec<EipLease> = leases
-            .map(|(eip, (gateway, blocks))| EipLease { gateway, eip, blocks: blocks.into_values().collect() })
-            .collect();
-        let is_wanted = !leases.is_empty() || (recorded.is_some() && snapshot.nodes.contains_key(&node));
-        if !is_wanted {
-            continue;
+#[must_use]
+pub fn objects(
+    snapshot: &ClusterSnapshot,
+    plans: &BTreeMap<EipPair, EipPlan>,
+) -> BTreeMap<String, Option<PortLease>> {
+    let mut held: BTreeMap<&str, Vec<EipLease>> = BTreeMap::new();
+    for (eip, plan) in plans {
+        for (node, blocks) in &plan.blocks {
+            held.entry(node).or_default().push(lease_of(*eip, plan, blocks));
         }
-        let generation = match recorded {
-            Some(recorded) if recorded.leases == leases => recorded.generation,
-            Some(recorded) => recorded.generation.saturating_add(1),
-            None => 1,
-        };
-        objects.insert(node, Some(PortLease { generation, leases }));
     }
-    objects
+    let known = snapshot.leases.keys().chain(snapshot.uncertain_leases.keys()).map(String::as_str);
+    let nodes: BTreeSet<&str> = known.chain(held.keys().copied()).collect();
+    let objects = nodes
+        .into_iter()
+        .map(|node| (node.to_owned(), object(snapshot, node, held.remove(node).unwrap_or_default())));
+    objects.collect()
+}
+
+/// What the object of a node says of an EIP.
+#[must_use]
+pub fn lease_of(eip: EipPair, plan: &EipPlan, blocks: &Blocks) -> EipLease {
+    EipLease { gateway: plan.gateway.clone(), eip, blocks: blocks.values().copied().collect() }
+}
+
+/// The object of a node that holds this; `None`: there is to be none.
+#[must_use]
+pub fn object(snapshot: &ClusterSnapshot, node: &str, leases: Vec<EipLease>) -> Option<PortLease> {
+    let recorded = snapshot.leases.get(node).map(|record| &record.lease);
+    let uncertain = snapshot.uncertain_leases.get(node);
+    let stays = recorded.is_some() && snapshot.nodes.contains_key(node);
+    if leases.is_empty() && !stays && uncertain.is_none() {
+        return None;
+    }
+    let generation = match recorded {
+        Some(recorded) if recorded.leases == leases && uncertain.is_none() => recorded.generation,
+        // An object that is written again ends what is uncertain: no earlier write can succeed after that.
+        recorded => {
+            let last = recorded.into_iter().chain(uncertain).map(|lease| lease.generation).max();
+            last.unwrap_or(0).saturating_add(1)
+        }
+    };
+    Some(PortLease { generation, leases })
 }

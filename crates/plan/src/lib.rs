@@ -37,32 +37,58 @@ pub use settings::Settings;
 pub use snapshot::{ClusterSnapshot, Event};
 pub use violations::violations;
 
+use std::collections::BTreeMap;
+
+use model::{EipPair, IpPool};
+
+use crate::leases::{EipPlan, EipUses};
+
 #[cfg(test)]
 mod tests;
 
 /// Decides everything that the controller decides.
 #[must_use]
 pub fn plan(snapshot: &ClusterSnapshot) -> Plan {
+    compute(snapshot, &Selection::of(snapshot), &leases::holders(snapshot)).0
+}
+
+/// What a plan was made from, kept to plan parts of it again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Workings {
+    /// Who uses each EIP
+    pub(crate) uses: EipUses,
+    /// Who holds which ports of each EIP
+    pub(crate) ports: BTreeMap<EipPair, EipPlan>,
+    /// All addresses of all pools
+    pub(crate) pools: [Option<IpPool>; 2],
+}
+
+pub(crate) fn compute(
+    snapshot: &ClusterSnapshot,
+    selection: &Selection,
+    holders: &leases::Holders,
+) -> (Plan, Workings) {
     let tunnels = tunnels::plan(snapshot);
     let gateways = gateways::examine(snapshot);
     let allocation = eips::allocate(snapshot, &gateways, &tunnels);
     let placement = placement::place(snapshot, &gateways, &tunnels, &allocation);
-    let selection = Selection::of(snapshot);
-    let policy_plans = outcome::policy_plans(snapshot, &gateways, &allocation, &placement, &selection);
-    let leases = leases::plan(snapshot, &allocation, &selection);
+    let policy_plans = outcome::policy_plans(snapshot, &gateways, &allocation, &placement, selection);
+    let uses = leases::uses(&gateways, &allocation);
+    let ports = leases::plan(snapshot, &uses, holders, selection);
     let gateway_plans =
-        outcome::gateway_plans(snapshot, &gateways, &tunnels, &allocation, &placement, &leases.unleased);
+        outcome::gateway_plans(snapshot, &gateways, &tunnels, &allocation, &placement, &ports);
     let mut plan = Plan {
         gateways: gateway_plans,
         policies: policy_plans,
         tunnels,
-        leases: leases.by_node,
-        unleased: leases.unleased,
-        wake_at_s: leases.wake_at_s,
+        leases: leases::objects(snapshot, &ports),
+        unleased: outcome::unleased(&ports),
+        wake_at_s: outcome::wake_at_s(&ports),
         cluster_networks: cluster_networks::plan(snapshot),
-        slices: endpoint_slices::plan(snapshot, &selection),
+        slices: endpoint_slices::plan(snapshot, selection),
         notices: Vec::new(),
     };
     plan.notices = outcome::notices(snapshot, &plan);
-    plan
+    let pools = [gateways.all_v4, gateways.all_v6];
+    (plan, Workings { uses, ports, pools })
 }

@@ -14,6 +14,7 @@ use model::{EipPair, Reason};
 
 use crate::eips::{Allocation, Grant};
 use crate::gateways::{Examined, Gateways};
+use crate::leases::EipPlan;
 use crate::placement::{Placement, able};
 use crate::selection::Selection;
 use crate::snapshot::{
@@ -134,9 +135,9 @@ pub(crate) fn gateway_plans(
     tunnels: &BTreeMap<String, TunnelPlan>,
     allocation: &Allocation<'_>,
     placement: &Placement<'_>,
-    unleased: &BTreeSet<(EipPair, String)>,
+    ports: &BTreeMap<EipPair, EipPlan>,
 ) -> BTreeMap<String, GatewayPlan> {
-    let short = ports_short(allocation, unleased);
+    let short = ports_short(ports);
     let mut lent: BTreeMap<&str, Vec<(&PolicyKey, &str)>> = BTreeMap::new();
     for (key, node) in &placement.lenders {
         if let (Some(Ok(gateway)), Some(node)) = (gateways.of_policy.get(key), node) {
@@ -205,17 +206,26 @@ fn not_ready(status: &GatewayStatus) -> Option<Reason> {
 const BLOCKS_OF_AN_EIP: usize = 752;
 
 /// How many nodes of each gateway hold no block of an EIP, each EIP counted.
-fn ports_short<'a>(
-    allocation: &Allocation<'a>,
-    unleased: &BTreeSet<(EipPair, String)>,
-) -> BTreeMap<&'a str, usize> {
+fn ports_short(ports: &BTreeMap<EipPair, EipPlan>) -> BTreeMap<&str, usize> {
     let mut short = BTreeMap::new();
-    for (eip, _) in unleased {
-        if let Some((gateway, _)) = allocation.eips.get(eip) {
-            *short.entry(*gateway).or_default() += 1;
-        }
+    for plan in ports.values().filter(|plan| !plan.unleased.is_empty()) {
+        *short.entry(plan.gateway.as_str()).or_default() += plan.unleased.len();
     }
     short
+}
+
+/// Nodes that got no block of an EIP.
+pub(crate) fn unleased(ports: &BTreeMap<EipPair, EipPlan>) -> BTreeSet<(EipPair, String)> {
+    let of_eip = |(eip, plan): (&EipPair, &EipPlan)| {
+        let eip = *eip;
+        plan.unleased.iter().map(move |node| (eip, node.clone())).collect::<Vec<_>>()
+    };
+    ports.iter().flat_map(of_eip).collect()
+}
+
+/// When the next block of any EIP will have rested.
+pub(crate) fn wake_at_s(ports: &BTreeMap<EipPair, EipPlan>) -> Option<i64> {
+    ports.values().filter_map(|plan| plan.wake_at_s).min()
 }
 
 fn gateway_reason(

@@ -17,6 +17,8 @@ use crate::snapshot::{ClusterSnapshot, PolicyRecord};
 pub struct Selection {
     ways: Ways,
     pods_of: BTreeMap<PolicyKey, BTreeSet<PodKey>>,
+    /// How many of the pods are on each node
+    nodes_of: BTreeMap<PolicyKey, BTreeMap<String, usize>>,
     overlaps: BTreeMap<PolicyKey, Overlap>,
 }
 
@@ -54,6 +56,17 @@ impl Selection {
         self.pods_of.get(policy).into_iter().flatten()
     }
 
+    /// The nodes that a policy's pods are bound to.
+    pub fn nodes<'a>(&'a self, policy: &PolicyKey) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.nodes_of.get(policy).into_iter().flat_map(|nodes| nodes.keys()).map(String::as_str)
+    }
+
+    /// Whether a pod of the policy is bound to the node.
+    #[must_use]
+    pub fn runs_on(&self, policy: &PolicyKey, node: &str) -> bool {
+        self.nodes_of.get(policy).is_some_and(|nodes| nodes.contains_key(node))
+    }
+
     /// How many pods a policy selects.
     #[must_use]
     pub fn count(&self, policy: &PolicyKey) -> usize {
@@ -71,6 +84,10 @@ impl Selection {
         let policies = self.ways.policies(snapshot, key, pod);
         for (policy, _) in &policies {
             self.pods_of.entry((*policy).clone()).or_default().insert(key.clone());
+            if !pod.node.is_empty() {
+                let nodes = self.nodes_of.entry((*policy).clone()).or_default();
+                *nodes.entry(pod.node.clone()).or_default() += 1;
+            }
         }
         for (loser, winners) in losers(&policies) {
             let overlap = self.overlaps.entry(loser.clone()).or_default();
@@ -90,6 +107,16 @@ impl Selection {
                 pods.remove(key);
                 if pods.is_empty() {
                     self.pods_of.remove(*policy);
+                }
+            }
+            let Some(nodes) = self.nodes_of.get_mut(*policy) else { continue };
+            let left = nodes.get(&pod.node).map_or(0, |count| count.saturating_sub(1));
+            if left > 0 {
+                nodes.insert(pod.node.clone(), left);
+            } else {
+                nodes.remove(&pod.node);
+                if nodes.is_empty() {
+                    self.nodes_of.remove(*policy);
                 }
             }
         }

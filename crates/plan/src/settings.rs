@@ -17,6 +17,8 @@ pub struct Settings {
     pub mark_base: u32,
     /// Entries of an endpoint slice
     pub max_endpoints_per_slice: usize,
+    /// The most ports of an EIP that a node's new connections get
+    pub max_ports_per_node: u32,
     /// How long the port blocks of a node that is gone rest before they are given to another
     pub rest_s: i64,
     /// How long blocks of an EIP that no policy uses any more are left to the connections that exist, unless their holder
@@ -33,6 +35,8 @@ impl Default for Settings {
             tunnel_subnet_v6: Ipv6Net::new_assert([0xfd11, 0, 0, 0, 0, 0, 0, 0].into(), 112),
             mark_base: model::mark::BASE,
             max_endpoints_per_slice: 100,
+            // A third of what all nodes together have.
+            max_ports_per_node: 16_384,
             // Longer than any state that a peer of the dead node's connections keeps about them at a gateway.
             rest_s: 120,
             drain_s: 3600,

@@ -35,6 +35,8 @@ pub struct ClusterSnapshot {
     pub tunnels: BTreeMap<String, TunnelRecord>,
     /// EgressPortLeases by the node's name
     pub leases: BTreeMap<String, LeaseRecord>,
+    /// What writes of EgressPortLeases may have left behind of which nobody knows yet how they ended, by the node's name
+    pub uncertain_leases: BTreeMap<String, PortLease>,
     /// EgressClusterInfo `default`
     pub cluster_info: Option<ClusterInfoRecord>,
     /// Endpoint slices of both kinds
@@ -243,6 +245,8 @@ pub enum Event {
     Tunnel(String, Option<TunnelRecord>),
     /// An EgressPortLease
     Lease(String, Option<LeaseRecord>),
+    /// A write of an EgressPortLease that nobody knows the end of; `None`: no such write can succeed any more
+    UncertainLease(String, Option<PortLease>),
     /// EgressClusterInfo `default`
     ClusterInfo(Option<ClusterInfoRecord>),
     /// An endpoint slice of either kind
@@ -286,6 +290,16 @@ impl ClusterSnapshot {
                 self.note_holder(&name);
                 self.note_draining(&name);
                 changed
+            }
+            Event::UncertainLease(name, None) => self.uncertain_leases.remove(&name).is_some(),
+            Event::UncertainLease(name, Some(lease)) => {
+                // An earlier write may have succeeded after all: what both may have given counts.
+                let known = self.uncertain_leases.entry(name).or_default();
+                known.generation = known.generation.max(lease.generation);
+                known.leases.extend(lease.leases);
+                known.leases.sort_unstable();
+                known.leases.dedup();
+                true
             }
             Event::ClusterInfo(info) => std::mem::replace(&mut self.cluster_info, info.clone()) != info,
             Event::Slice(key, slice) => put(&mut self.slices, &key, slice),

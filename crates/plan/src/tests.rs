@@ -1,6 +1,7 @@
 //! Small clusters, planned and applied as the shell would.
 
 mod cluster_networks;
+mod lease_writes;
 mod leases;
 mod node_address;
 mod overlap;

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use model::policy::{EgressChoice, PolicyKey};
-use model::port_lease::BlockState;
+use model::port_lease::{BlockRole, BlockState};
 use model::tunnel::Phase;
 use model::{EipPair, PortBlock};
 
@@ -35,8 +35,8 @@ pub enum Violation {
     PolicyHalfInForce(PolicyKey),
     /// Two nodes hold the same port of an EIP
     PortTwice(EipPair, PortBlock, String),
-    /// A block reaches into the ports that are for overflow
-    PortOutsideSourceRange(EipPair, PortBlock, String),
+    /// A block is not among the ports of its role
+    PortOfOtherRole(EipPair, PortBlock, String),
     /// A node that lives loses a block that is active, of an EIP that is in use
     LeaseTakenAway(EipPair, PortBlock, String),
     /// A block changes hands before it has rested
@@ -178,8 +178,8 @@ fn leases(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violatio
     for (node, lease) in &plan.leases {
         for lease in lease.iter().flat_map(|lease| &lease.leases) {
             for leased in &lease.blocks {
-                if leased.block.is_overflow() {
-                    found.insert(Violation::PortOutsideSourceRange(lease.eip, leased.block, node.clone()));
+                if leased.block.is_overflow() != (leased.role == BlockRole::Overflow) {
+                    found.insert(Violation::PortOfOtherRole(lease.eip, leased.block, node.clone()));
                 }
                 holders.entry(lease.eip).or_default().insert((leased.block.first(), node), leased.block);
             }
@@ -206,6 +206,14 @@ fn leases(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violatio
 
 /// Ports that nodes hold and would lose.
 fn losses(snapshot: &ClusterSnapshot, plan: &Plan, holders: &Holders<'_>, found: &mut BTreeSet<Violation>) {
+    let uncertain = uncertain(snapshot);
+    for (eip, node, block) in &uncertain {
+        let planned = holders.get(eip).into_iter().flatten();
+        let mut others = planned.filter(|((_, holder), _)| holder != node);
+        if others.any(|(_, other)| other.overlaps(block)) {
+            found.insert(Violation::LeaseWithoutRest(*eip, *block, (*node).to_owned()));
+        }
+    }
     let in_use: BTreeSet<EipPair> =
         plan.gateways.values().flat_map(|gateway| gateway.status.eips().map(|(eip, _, _)| eip)).collect();
     let (now_s, settings) = (snapshot.now_s, &snapshot.settings);
@@ -233,13 +241,33 @@ fn losses(snapshot: &ClusterSnapshot, plan: &Plan, holders: &Holders<'_>, found:
     }
 }
 
+/// Blocks that a node may hold or not, as nobody knows how a write ended, and that no other one is known to hold.
+fn uncertain(snapshot: &ClusterSnapshot) -> Vec<(EipPair, &str, PortBlock)> {
+    let mut blocks = Vec::new();
+    for (node, lease) in &snapshot.uncertain_leases {
+        for lease in &lease.leases {
+            for leased in &lease.blocks {
+                let is_anothers =
+                    snapshot.leases.iter().filter(|(other, _)| *other != node).any(|(_, record)| {
+                        let same = record.lease.leases.iter().filter(|other| other.eip == lease.eip);
+                        same.flat_map(|other| &other.blocks).any(|other| other.block.overlaps(&leased.block))
+                    });
+                if !is_anothers {
+                    blocks.push((lease.eip, node.as_str(), leased.block));
+                }
+            }
+        }
+    }
+    blocks
+}
+
 /// Recorded blocks whose ports no other recorded block has; of others somebody has to lose.
 fn undisputed(snapshot: &ClusterSnapshot) -> Vec<(EipPair, PortBlock, BlockState, &str)> {
     let mut blocks: Vec<(EipPair, PortBlock, BlockState, &str)> = Vec::new();
     for (node, record) in &snapshot.leases {
         for lease in &record.lease.leases {
-            let source = lease.blocks.iter().filter(|leased| !leased.block.is_overflow());
-            blocks.extend(source.map(|leased| (lease.eip, leased.block, leased.state, node.as_str())));
+            let blocks_of = lease.blocks.iter();
+            blocks.extend(blocks_of.map(|leased| (lease.eip, leased.block, leased.state, node.as_str())));
         }
     }
     blocks.sort_unstable();

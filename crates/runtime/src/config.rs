@@ -75,6 +75,8 @@ pub struct Feature {
     pub short_udp_unreplied_s: u32,
     /// `shortUDP.repliedSecond`: how long it is kept after its last packet, once there was an answer
     pub short_udp_replied_s: u32,
+    /// `portLease.maxPortsPerNode`: the most ports of an EIP that a node's new connections get
+    pub max_ports_per_node: u32,
     /// `portLease.restSecond`: how long ports of a node that is gone rest
     pub port_rest_s: u32,
     /// `portLease.drainSecond`: how long ports of an EIP that nobody uses are left to the connections that exist
@@ -130,6 +132,7 @@ impl Default for Feature {
             short_udp_ports: BTreeSet::from([53, 123]),
             short_udp_unreplied_s: 5,
             short_udp_replied_s: 3,
+            max_ports_per_node: 16_384,
             port_rest_s: 120,
             port_drain_s: 3600,
         }
@@ -294,6 +297,11 @@ impl Feature {
                 "shortUDP.repliedSecond",
                 defaults.short_udp_replied_s.into(),
                 1..=600,
+            ),
+            max_ports_per_node: reader.number(
+                "portLease.maxPortsPerNode",
+                defaults.max_ports_per_node.into(),
+                64..=32_768,
             ),
             port_rest_s: reader.number("portLease.restSecond", defaults.port_rest_s.into(), 0..=86_400),
             port_drain_s: reader.number(

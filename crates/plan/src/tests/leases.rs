@@ -2,7 +2,7 @@
 
 use model::Reason;
 use model::policy::EgressChoice::Default;
-use model::port_lease::BlockState;
+use model::port_lease::{BlockRole, BlockState, LeasedBlock};
 
 use super::tables::three_nodes;
 use super::*;
@@ -85,7 +85,7 @@ fn blocks_of_an_eip_that_nobody_uses_drain_until_they_are_idle() {
     world.pass_s(world.snapshot.settings.rest_s);
     world.step();
     assert_eq!(world.snapshot.leases["a"].lease.block_count(), 0);
-    assert_eq!(world.snapshot.leases["b"].lease.block_count(), 1);
+    assert_eq!(world.snapshot.leases["b"].lease.block_count(), 2);
     world.pass_s(world.snapshot.settings.drain_s);
     world.step();
     assert_eq!(world.snapshot.leases["b"].lease.block_count(), 0);
@@ -128,7 +128,7 @@ fn what_is_split_off_drains_and_stays_with_its_holder() {
         world.node(&format!("later-{number:02}"), false);
         world.settle();
     }
-    let blocks = &world.snapshot.leases["a"].lease.leases[0].blocks;
+    let blocks = source_blocks(&world, "a");
     assert!(blocks.len() > 1);
     assert_eq!((blocks[0].block.first(), blocks[0].state), (before.first(), BlockState::Active));
     assert!(blocks[1..].iter().all(|leased| leased.state == BlockState::Draining));
@@ -144,14 +144,14 @@ fn in_a_large_cluster_only_nodes_that_run_selected_pods_hold_blocks() {
     world.gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
     // A pod of the host's network needs none.
     world.pod("n", "host", "p", |pod| (pod.node, pod.host_network) = ("node-003".to_owned(), true));
-    assert!(world.settle().leases.is_empty());
+    assert_eq!(world.settle().leases.keys().collect::<Vec<_>>(), ["node-000"], "the gateway's, for overflow");
     // Bound, and without an address yet: the block is there before the pod's first packet.
     world.pod("n", "first", "p", |pod| {
         pod.node = "node-007".to_owned();
         pod.addresses.clear();
     });
     let plan = world.settle();
-    assert_eq!(plan.leases.keys().collect::<Vec<_>>(), ["node-007"]);
+    assert_eq!(plan.leases.keys().collect::<Vec<_>>(), ["node-000", "node-007"]);
     let key = PodKey { namespace: "n".to_owned(), name: "first".to_owned() };
     world.remove(Event::Pod(key, None));
     let plan = world.settle();
@@ -180,4 +180,93 @@ fn more_nodes_than_blocks_leave_some_without() {
 fn an_eip_has_as_many_of_the_smallest_blocks_as_we_say() {
     let mut space = model::PortSpace::source();
     assert_eq!(std::iter::from_fn(|| space.take(model::PortBlock::MIN_LOG2)).count(), 752);
+}
+
+fn source_blocks(world: &World, node: &str) -> Vec<LeasedBlock> {
+    let leases = &world.snapshot.leases[node].lease.leases;
+    let blocks = leases.iter().flat_map(|lease| &lease.blocks);
+    blocks.filter(|leased| leased.role == BlockRole::Source).copied().collect()
+}
+
+/// The node's agent says that it has loaded its lease, and how many ports it uses.
+fn report(world: &mut World, node: &str, used: i64) {
+    let mut record = world.snapshot.leases[node].clone();
+    record.observed_generation = record.lease.generation;
+    record.ports_in_use.insert(eip("10.6.1.1"), used);
+    world.snapshot.absorb(Event::Lease(node.to_owned(), Some(record)));
+}
+
+#[test]
+fn a_node_that_uses_most_of_its_block_gets_one_of_twice_the_size_and_the_old_one_drains() {
+    let mut world = three_nodes();
+    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
+    world.settle();
+    let first = source_blocks(&world, "c")[0].block;
+    report(&mut world, "c", i64::from(first.size()) * 70 / 100);
+    world.settle();
+    assert_eq!(source_blocks(&world, "c").len(), 1, "70 % is not more than 70 %");
+    report(&mut world, "c", i64::from(first.size()) * 71 / 100);
+    world.settle();
+    let blocks = source_blocks(&world, "c");
+    let sizes: Vec<_> = blocks.iter().map(|leased| (leased.block.size(), leased.state)).collect();
+    assert_eq!(sizes, [(4096, BlockState::Draining), (8192, BlockState::Active)]);
+    // The old one is given back once it has drained.
+    world.pass_s(world.snapshot.settings.drain_s);
+    world.settle();
+    assert_eq!(source_blocks(&world, "c").len(), 1);
+    // There is a limit, and it can be set.
+    world.snapshot.settings.max_ports_per_node = 8192;
+    report(&mut world, "c", 8192);
+    world.settle();
+    assert_eq!(source_blocks(&world, "c").len(), 1);
+}
+
+#[test]
+fn gateways_hold_blocks_of_the_upper_quarter_for_nodes_without() {
+    let mut world = three_nodes();
+    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
+    world.settle();
+    let overflow = |world: &World, node: &str| -> Vec<(String, BlockState)> {
+        let leases = &world.snapshot.leases[node].lease.leases;
+        let blocks = leases.iter().flat_map(|lease| &lease.blocks);
+        let blocks = blocks.filter(|leased| leased.role == BlockRole::Overflow);
+        blocks.map(|leased| (leased.block.to_string(), leased.state)).collect()
+    };
+    assert_eq!(overflow(&world, "a"), [("49152-53247".to_owned(), BlockState::Active)]);
+    assert_eq!(overflow(&world, "b"), [("53248-57343".to_owned(), BlockState::Active)]);
+    assert_eq!(overflow(&world, "c"), []);
+    // A node that is no gateway any more lets its connections end, one that becomes one gets a block of its own.
+    world.edit_node("a", |node| drop(node.labels.remove("egress")));
+    world.edit_node("c", |node| drop(node.labels.insert("egress".to_owned(), "true".to_owned())));
+    world.settle();
+    assert_eq!(overflow(&world, "a")[0].1, BlockState::Draining);
+    assert_eq!(overflow(&world, "c").len(), 1);
+    world.pass_s(world.snapshot.settings.drain_s);
+    world.settle();
+    assert_eq!(overflow(&world, "a"), []);
+}
+
+#[test]
+fn blocks_of_idle_nodes_shrink_as_an_eip_fills_and_those_of_busy_ones_stay() {
+    let mut world = World::new();
+    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
+    for node in ["busy", "idle"] {
+        world.node(node, false);
+    }
+    world.settle();
+    report(&mut world, "busy", 5000);
+    report(&mut world, "idle", 0);
+    let before = source_blocks(&world, "busy");
+    assert_eq!(before[0].block.size(), 8192);
+    for number in 0..12 {
+        world.node(&format!("late-{number:02}"), false);
+        world.settle();
+        report(&mut world, "busy", 5000);
+        report(&mut world, "idle", 0);
+    }
+    let active = |node: &str| {
+        let blocks = source_blocks(&world, node);
+        blocks.iter().find(|leased| leased.state == BlockState::Active).map(|leased| leased.block.size())
+    };
+    assert_eq!((active("busy"), active("idle")), (Some(8192), Some(64)));
 }

@@ -108,7 +108,7 @@ fn take(world: &mut World, step: &Step) {
 }
 
 /// Everything that a snapshot holds, as events.
-fn events(snapshot: &ClusterSnapshot) -> Vec<Event> {
+pub(super) fn events(snapshot: &ClusterSnapshot) -> Vec<Event> {
     let mut events = Vec::new();
     let s = snapshot.clone();
     events.extend(s.nodes.into_iter().map(|(name, node)| Event::Node(name, Some(node))));

@@ -29,8 +29,8 @@ fn a_policy_gets_the_lowest_address_of_its_gateway_as_default() {
     tunnel a: 172.31.0.1 - 0x26000001 Ready
     tunnel b: 172.31.0.2 - 0x26000002 Ready
     tunnel c: 172.31.0.3 - 0x26000003 Ready
-    lease a #1: 10.6.168.201 [4096-8191 Active]
-    lease b #1: 10.6.168.201 [8192-12287 Active]
+    lease a #1: 10.6.168.201 [4096-8191 Active, 49152-53247 Active]
+    lease b #1: 10.6.168.201 [8192-12287 Active, 53248-57343 Active]
     lease c #1: 10.6.168.201 [12288-16383 Active]
     Normal gateway default Ready: ready
     Normal policy web/test Assigned: 10.6.168.201 on node a
