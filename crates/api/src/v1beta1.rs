@@ -16,6 +16,8 @@ pub use tunnel::*;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::resource::CustomResource;
 
@@ -39,18 +41,7 @@ pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Cond
 }
 
 /// An address that a policy's pods leave with, per family; an empty text is no address.
-#[derive(
-    Clone,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    serde::Deserialize,
-    schemars::JsonSchema,
-)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Eip {
     /// IPv4 address.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -61,18 +52,7 @@ pub struct Eip {
 }
 
 /// Addresses or networks, apart by family.
-#[derive(
-    Clone,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    serde::Deserialize,
-    schemars::JsonSchema,
-)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct IpLists {
     /// Those of IPv4.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

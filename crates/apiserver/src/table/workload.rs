@@ -21,15 +21,14 @@ pub(super) const DEPLOYMENT: &[Spec] = &[
 ];
 
 pub(super) fn deployment(object: &Value, now: Timestamp) -> Vec<Value> {
-    let mut cells = vec![
+    let cells = [
         name(object),
         format!("{}/{}", count(object, "/status/readyReplicas"), wanted(object)).into(),
         count(object, "/status/updatedReplicas").into(),
         count(object, "/status/availableReplicas").into(),
         age(object, now),
     ];
-    cells.extend(template_cells(object));
-    cells
+    with_template(cells, object)
 }
 
 pub(super) const REPLICA_SET: &[Spec] = &[
@@ -44,15 +43,14 @@ pub(super) const REPLICA_SET: &[Spec] = &[
 ];
 
 pub(super) fn replica_set(object: &Value, now: Timestamp) -> Vec<Value> {
-    let mut cells = vec![
+    let cells = [
         name(object),
         wanted(object).into(),
         count(object, "/status/replicas").into(),
         count(object, "/status/readyReplicas").into(),
         age(object, now),
     ];
-    cells.extend(template_cells(object));
-    cells
+    with_template(cells, object)
 }
 
 pub(super) const DAEMON_SET: &[Spec] = &[
@@ -70,7 +68,7 @@ pub(super) const DAEMON_SET: &[Spec] = &[
 ];
 
 pub(super) fn daemon_set(object: &Value, now: Timestamp) -> Vec<Value> {
-    let mut cells = vec![
+    let cells = [
         name(object),
         count(object, "/status/desiredNumberScheduled").into(),
         count(object, "/status/currentNumberScheduled").into(),
@@ -80,8 +78,7 @@ pub(super) fn daemon_set(object: &Value, now: Timestamp) -> Vec<Value> {
         labels_text(map(object, "/spec/template/spec/nodeSelector")).into(),
         age(object, now),
     ];
-    cells.extend(template_cells(object));
-    cells
+    with_template(cells, object)
 }
 
 pub(super) const STATEFUL_SET: &[Spec] =
@@ -118,15 +115,14 @@ pub(super) fn job(object: &Value, now: Timestamp) -> Vec<Value> {
         let end = moment("/status/completionTime").unwrap_or(now);
         human_duration(end.as_second() - start.as_second())
     });
-    let mut cells = vec![
+    let cells = [
         name(object),
         job_status(object).into(),
         completions.into(),
         duration.unwrap_or_default().into(),
         age(object, now),
     ];
-    cells.extend(template_cells(object));
-    cells
+    with_template(cells, object)
 }
 
 fn job_status(object: &Value) -> &'static str {
@@ -151,6 +147,11 @@ fn job_status(object: &Value) -> &'static str {
 
 fn wanted(object: &Value) -> i64 {
     count(object, "/spec/replicas")
+}
+
+/// The cells of a kind, and behind them those of its pods' template.
+fn with_template<const N: usize>(cells: [Value; N], object: &Value) -> Vec<Value> {
+    cells.into_iter().chain(template_cells(object)).collect()
 }
 
 /// Containers, Images, Selector.
