@@ -112,8 +112,8 @@ pub struct Engine {
     configured: bool,
     /// Grows whenever something has changed that claims and carriers follow from.
     revision: u64,
-    /// Revision and permission of the last decision: with the same ones it would be the same.
-    decided: Option<(u64, bool)>,
+    /// Revision, permission and moves of the last decision: with the same ones it would be the same.
+    decided: Option<(u64, bool, usize)>,
 }
 
 impl Engine {
@@ -221,7 +221,7 @@ impl Engine {
         self.peers.retain(|node, _| nodes.contains_key(node));
         self.nodes = nodes;
         self.used = used;
-        self.ownership.configure(eips, &told);
+        self.ownership.configure(now_ms, eips, &told);
         self.configured = true;
         self.revision += 1;
         self.watch(now_ms);
@@ -383,11 +383,12 @@ impl Engine {
 
     fn decide(&mut self, now_ms: u64) -> Vec<Outgoing> {
         let may_take = self.ready && self.detector.may_take(self.uplink);
-        let decisions = if self.decided == Some((self.revision, may_take)) {
+        let moves = self.ownership.moves(now_ms);
+        let decisions = if self.decided == Some((self.revision, may_take, moves)) {
             Vec::new()
         } else {
-            self.decided = Some((self.revision, may_take));
-            self.ownership.decide(&self.gateways(), may_take)
+            self.decided = Some((self.revision, may_take, moves));
+            self.ownership.decide(now_ms, &self.gateways(), may_take)
         };
         self.revision += u64::from(!decisions.is_empty());
         let taken: BTreeSet<EipPair> = decisions

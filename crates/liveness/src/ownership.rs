@@ -15,7 +15,10 @@
 //! made without knowledge of each other; then the controller's preferred node wins, then the order of gateways. All of that is
 //! in the claims themselves, so that both sides come to one answer whatever they know of the cluster.
 //!
-//! An EIP that nobody has ever claimed waits for the controller's choice: there are no connections to keep alive yet.
+//! An EIP that nobody has ever claimed waits for the controller's choice: there are no connections to keep alive yet. Later the
+//! controller names a node for one of two reasons: it moves the EIP, or it confirms a claim, perhaps when newer ones have long
+//! been made. A node that is named after it has taken the EIP a moment ago can't tell which, and waits: the controller comes
+//! to know of the newer claims.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +27,9 @@ use model::EipPair;
 use model::gateway_order::gateway_order;
 
 use crate::detector::Verdict;
+
+/// For this long after a node has taken an EIP the controller may come to confirm that.
+const CONFIRMED_WITHIN_MS: u64 = 10_000;
 
 /// A gateway's word that it carries an EIP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -92,6 +98,15 @@ pub fn compare(eip: &EipPair, first: (&str, Claim), second: (&str, Claim)) -> Or
     })
 }
 
+/// The controller has named another node for an EIP.
+#[derive(Clone, Copy, Debug)]
+struct Move {
+    /// Highest epoch that was known then: claims up to it are older than the move
+    upto: u64,
+    /// When it counts
+    from_ms: u64,
+}
+
 /// One node's part in the ownership of the EIPs.
 #[derive(Debug)]
 pub struct Ownership {
@@ -100,9 +115,10 @@ pub struct Ownership {
     claims: BTreeMap<EipPair, Claim>,
     /// Highest epoch seen of each EIP, by anybody.
     highest: BTreeMap<EipPair, u64>,
-    /// EIPs that the controller has moved while this process watched, with the highest epoch at that time: claims up to
-    /// it are older than the move.
-    moved: BTreeMap<EipPair, u64>,
+    /// EIPs that the controller has moved while this process watched.
+    moved: BTreeMap<EipPair, Move>,
+    /// When this node took an EIP.
+    taken_ms: BTreeMap<EipPair, u64>,
     /// Where a source found the EIP when it started, from its kernel.
     seeds: BTreeMap<EipPair, String>,
     /// Changes with `claims`.
@@ -119,6 +135,7 @@ impl Ownership {
             claims: BTreeMap::new(),
             highest: BTreeMap::new(),
             moved: BTreeMap::new(),
+            taken_ms: BTreeMap::new(),
             seeds: BTreeMap::new(),
             version: 0,
         }
@@ -136,7 +153,12 @@ impl Ownership {
     }
 
     /// Takes over what the cluster says now, and the highest epochs that it tells of.
-    pub fn configure(&mut self, eips: BTreeMap<EipPair, EipGroup>, told: &BTreeMap<EipPair, u64>) {
+    pub fn configure(
+        &mut self,
+        now_ms: u64,
+        eips: BTreeMap<EipPair, EipGroup>,
+        told: &BTreeMap<EipPair, u64>,
+    ) {
         for (eip, epoch) in told.iter().filter(|(eip, _)| eips.contains_key(*eip)) {
             let highest = self.highest.entry(*eip).or_default();
             *highest = (*epoch).max(*highest);
@@ -146,11 +168,13 @@ impl Ownership {
             if before.is_some_and(|before| *before != group.preferred) {
                 let highest = self.highest.get(eip).copied().unwrap_or_default();
                 let own = self.claims.get(eip).map_or(0, |claim| claim.epoch);
-                self.moved.insert(*eip, highest.max(own));
+                let from_ms = self.taken_ms.get(eip).map_or(now_ms, |at_ms| at_ms + CONFIRMED_WITHIN_MS);
+                self.moved.insert(*eip, Move { upto: highest.max(own), from_ms });
             }
         }
         self.highest.retain(|eip, _| eips.contains_key(eip));
         self.moved.retain(|eip, _| eips.contains_key(eip));
+        self.taken_ms.retain(|eip, _| eips.contains_key(eip));
         self.eips = eips;
     }
 
@@ -173,6 +197,12 @@ impl Ownership {
         }
     }
 
+    /// How many moves count by now: with more of them, other decisions may be due.
+    #[must_use]
+    pub fn moves(&self, now_ms: u64) -> usize {
+        self.moved.values().filter(|planned| planned.from_ms <= now_ms).count()
+    }
+
     /// What this node claims.
     #[must_use]
     pub fn claims(&self) -> &BTreeMap<EipPair, Claim> {
@@ -189,18 +219,20 @@ impl Ownership {
     /// own or its kernel state is not complete.
     pub fn decide(
         &mut self,
+        now_ms: u64,
         gateways: &BTreeMap<String, Gateway>,
         may_take: bool,
     ) -> Vec<(EipPair, Decision)> {
         let concerned: BTreeSet<EipPair> = self.eips.keys().chain(self.claims.keys()).copied().collect();
         let decisions: Vec<_> = concerned
             .into_iter()
-            .filter_map(|eip| Some((eip, self.decide_one(&eip, gateways, may_take)?)))
+            .filter_map(|eip| Some((eip, self.decide_one(now_ms, &eip, gateways, may_take)?)))
             .collect();
         for (eip, decision) in &decisions {
             match decision {
                 Decision::Take(claim) => {
                     self.claims.insert(*eip, *claim);
+                    self.taken_ms.insert(*eip, now_ms);
                     self.saw(*eip, claim.epoch);
                 }
                 Decision::GiveWay(_) | Decision::Leave => {
@@ -216,6 +248,7 @@ impl Ownership {
 
     fn decide_one(
         &self,
+        now_ms: u64,
         eip: &EipPair,
         gateways: &BTreeMap<String, Gateway>,
         may_take: bool,
@@ -246,12 +279,14 @@ impl Ownership {
             gateway.verdict == Verdict::AgentAway || gateway.verdict == Verdict::Alive && gateway.uplink
         };
         let preferred = group.preferred.as_deref() == Some(self.own.as_str());
+        let overrides =
+            |claim: Claim| move |planned: &Move| claim.epoch <= planned.upto && planned.from_ms <= now_ms;
         let highest = self.highest.get(eip).copied();
         // A new EIP whose node the controller has not told yet: whoever took it now might have to hand it over at once.
         let is_unplaced = group.preferred.is_none() && highest.is_none();
         let wanted = match Self::best_claim(eip, group, gateways, usable) {
             None => !is_unplaced && self.is_first(eip, group, gateways),
-            Some((_, claim)) => preferred && self.moved.get(eip).is_some_and(|upto| claim.epoch <= *upto),
+            Some((_, claim)) => preferred && self.moved.get(eip).is_some_and(overrides(claim)),
         };
         let epoch = highest.unwrap_or_default().saturating_add(1);
         wanted.then_some(Decision::Take(Claim { epoch, preferred }))

@@ -1,6 +1,8 @@
 //! Several nodes on a virtual clock and a lossy network, from one seed: first the faults, with what must never happen
 //! checked after every step, then peace, in which everything must settle.
 
+mod controller;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::EipPair;
