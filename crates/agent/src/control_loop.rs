@@ -92,7 +92,8 @@ pub struct ControlLoop {
     node: String,
     converger: Converger<Linux>,
     outbox: Outbox,
-    claims: Vec<Claim>,
+    /// What the probe thread claims, once it has said so.
+    claims: Option<Vec<Claim>>,
     generation: i64,
     /// What the probe thread was told of leases.
     loaded: Option<BTreeMap<String, u64>>,
@@ -113,7 +114,7 @@ impl ControlLoop {
             node: node.to_owned(),
             converger,
             outbox,
-            claims: Vec::new(),
+            claims: None,
             generation: 0,
             loaded: None,
             failing: None,
@@ -244,7 +245,7 @@ impl ControlLoop {
             .claims
             .iter()
             .map(|(eip, claim)| Claim { eip: *eip, epoch: i64::try_from(claim.epoch).unwrap_or(i64::MAX) });
-        self.claims = claims.collect();
+        self.claims = Some(claims.collect());
         if report.in_doubt {
             self.look_at_uplink();
         }
@@ -355,7 +356,7 @@ impl ControlLoop {
         let loaded =
             lease.map(|lease| lease.lease.generation).filter(|generation| *generation == self.generation);
         let wish = Wish {
-            tunnel: tunnel.map(|tunnel| self.tunnel_wish(tunnel)),
+            tunnel: tunnel.and_then(|tunnel| self.tunnel_wish(tunnel)),
             observed_generation: loaded.filter(|_| self.is_complete),
         };
         self.outbox.wishes.send_if_modified(|last| {
@@ -365,11 +366,15 @@ impl ControlLoop {
         });
     }
 
-    fn tunnel_wish(&self, tunnel: &Tunnel) -> TunnelWish {
+    /// Nothing before this run knows anything: what an earlier one told still holds.
+    fn tunnel_wish(&self, tunnel: &Tunnel) -> Option<TunnelWish> {
         let uplink = self.converger.uplink();
         let ipv4 = uplink.and_then(|uplink| uplink.ipv4);
         let ipv6 = uplink.and_then(|uplink| uplink.ipv6).filter(|_| ipv4.is_none());
         let failing = self.failing.as_ref().filter(|(since, _)| since.elapsed() >= FAILING_AFTER);
+        if self.passes == 0 && failing.is_none() {
+            return None;
+        }
         let programmed = match failing {
             Some((_, why)) => Some(Err(why.clone())),
             None if self.failing.is_some() => None,
@@ -382,16 +387,19 @@ impl ControlLoop {
             None => self.is_complete.then_some(Ok(())),
         };
         let text = |address: Option<std::net::IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
+        // A condition keeps the time of its last change, which an earlier run may have written.
+        let is_programmed = programmed == Some(Ok(()));
+        let is_new = !(is_programmed && tunnel.programmed == Some(true));
         let status = TunnelStatus {
             parent: uplink.map(|uplink| uplink.device.clone()).unwrap_or_default(),
             parent_ipv4: text(ipv4.map(Into::into)),
             parent_ipv6: text(ipv6.map(Into::into)),
-            phase: phase(tunnel, programmed == Some(Ok(())), failing.is_some()),
+            phase: phase(tunnel, is_programmed, failing.is_some()),
             probe_key: self.outbox.probe_key.clone(),
             claims: self.claims.clone(),
-            programmed,
+            programmed: programmed.filter(|_| is_new),
         };
         let told = status.is_told_by(tunnel);
-        TunnelWish { status, told }
+        Some(TunnelWish { status, told })
     }
 }

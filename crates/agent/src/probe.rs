@@ -142,7 +142,7 @@ impl Probe {
             reopen_ms: 0,
             echo,
             report: Box::new(report),
-            last: Report::default(),
+            last: None,
             told: None,
             counters: counters.clone(),
         };
@@ -222,7 +222,7 @@ struct Worker {
     reopen_ms: u64,
     echo: Echo,
     report: Box<dyn FnMut(Report) + Send>,
-    last: Report,
+    last: Option<Report>,
     /// Revision of the engine, and its doubt, that the last report was made of.
     told: Option<(u64, bool)>,
     counters: Arc<ProbeCounters>,
@@ -407,8 +407,8 @@ impl Worker {
             dead: dead.map(|(node, _)| node.to_owned()).collect(),
             in_doubt: self.engine.in_doubt(),
         };
-        if report != self.last {
-            self.last = report.clone();
+        if self.last.as_ref() != Some(&report) {
+            self.last = Some(report.clone());
             (self.report)(report);
         }
     }

@@ -50,9 +50,9 @@ pub struct TunnelStatus {
     pub phase: Option<Phase>,
     /// Public key of the probes
     pub probe_key: String,
-    /// EIP and epoch of what this node answers for
-    pub claims: Vec<model::tunnel::Claim>,
-    /// Whether the node is programmed, or why it is not; `None` while that is too early to say
+    /// EIP and epoch of what this node answers for; `None` leaves them as they are: it is too early to say
+    pub claims: Option<Vec<model::tunnel::Claim>>,
+    /// Whether the node is programmed, or why it is not; `None` leaves it as it is: it is too early to say, or told already
     pub programmed: Option<Result<(), String>>,
 }
 
@@ -65,7 +65,7 @@ impl TunnelStatus {
             && tunnel.underlay == underlay.parse().ok()
             && self.phase.is_none_or(|phase| tunnel.phase == Some(phase))
             && tunnel.probe_key.as_deref().unwrap_or_default() == self.probe_key
-            && tunnel.claims == self.claims
+            && self.claims.as_ref().is_none_or(|claims| tunnel.claims == *claims)
             && self.programmed.as_ref().is_none_or(|programmed| tunnel.programmed == Some(programmed.is_ok()))
     }
 
@@ -75,9 +75,12 @@ impl TunnelStatus {
                 "name": self.parent, "ipv4": self.parent_ipv4, "ipv6": self.parent_ipv6,
             }},
             "probeKey": self.probe_key,
-            "claims": self.claims.iter().map(api::convert::claim).collect::<Vec<_>>(),
         });
         if let Some(fields) = status.as_object_mut() {
+            if let Some(claims) = &self.claims {
+                let claims: Vec<_> = claims.iter().map(api::convert::claim).collect();
+                fields.insert("claims".to_owned(), json!(claims));
+            }
             if let Some(programmed) = &self.programmed {
                 let (status, reason, message) = match programmed {
                     Ok(()) => ("True", "Programmed", "the node's kernel holds what it shall hold"),
@@ -260,7 +263,7 @@ mod tests {
             parent_ipv4: "10.6.0.1".to_owned(),
             phase: Some(Phase::Ready),
             probe_key: "key".to_owned(),
-            claims: vec![model::tunnel::Claim { eip: "10.6.168.201".parse().unwrap(), epoch: 3 }],
+            claims: Some(vec![model::tunnel::Claim { eip: "10.6.168.201".parse().unwrap(), epoch: 3 }]),
             ..TunnelStatus::default()
         };
         for programmed in [None, Some(Ok(())), Some(Err("no uplink".to_owned()))] {
