@@ -1,14 +1,17 @@
 //! What the world outside sees: every packet that reaches the outside host, by source.
 //!
 //! A packet socket in the outside host's namespace, so nothing that the cluster does can hide from it. Per
-//! packet it costs one hash map update; only the first bytes are read.
+//! packet it costs one hash map update; only the first bytes are read. Whoever asks gets all that has arrived by then,
+//! however far the watching thread is.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -17,6 +20,8 @@ use crate::netns::NetNs;
 
 /// Most flows that are kept apart; beyond, packets are counted with their source's first flow.
 const FLOWS_MAX: usize = 65_536;
+/// Packets that are read before others get a turn.
+const BURST: usize = 1024;
 const ETHERNET_HEADER: usize = 14;
 const ETH_P_ALL: i32 = 3;
 
@@ -55,10 +60,14 @@ struct Seen {
 }
 
 /// Watches the outside host for as long as the lab lives.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Observer {
-    flows: Arc<Mutex<HashMap<Flow, Seen>>>,
+    socket: Arc<Socket>,
+    flows: Arc<Mutex<Flows>>,
 }
+
+#[derive(Debug, Default)]
+struct Flows(HashMap<Flow, Seen>);
 
 impl Observer {
     /// Starts watching in a thread of its own.
@@ -68,18 +77,22 @@ impl Observer {
             let protocol = Protocol::from(i32::from(u16::try_from(ETH_P_ALL).unwrap_or(0).to_be()));
             Socket::new(Domain::PACKET, Type::RAW, Some(protocol))
         })?;
-        let observer = Self::default();
-        let flows = observer.clone();
+        socket.set_nonblocking(true)?;
+        let observer = Self { socket: Arc::new(socket), flows: Arc::default() };
+        let watching = observer.clone();
         std::thread::Builder::new().name("observer".to_string()).stack_size(128 * 1024).spawn(move || {
-            flows.watch(&socket);
+            watching.watch();
         })?;
         Ok(observer)
     }
 
     /// Everything seen so far, in order of first appearance.
     pub(crate) fn sightings(&self) -> Vec<Sighting> {
-        let flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flows = self.lock();
+        // What is still in the socket has arrived too. A burst: others may send faster than this reads.
+        flows.read(&self.socket).ok();
         let mut sightings: Vec<Sighting> = flows
+            .0
             .iter()
             .map(|(flow, seen)| Sighting {
                 protocol: flow.protocol,
@@ -95,26 +108,46 @@ impl Observer {
         sightings
     }
 
-    fn watch(&self, mut socket: &Socket) {
+    fn watch(&self) {
+        loop {
+            let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            // An interrupted wait is a short one.
+            poll(&mut ready, PollTimeout::NONE).ok();
+            match self.lock().read(&self.socket) {
+                // The device went down; it may come back.
+                Err(error) if error.raw_os_error() != Some(libc::ENETDOWN) => return,
+                _ => {}
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Flows> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Flows {
+    /// Counts what has arrived.
+    fn read(&mut self, socket: &Socket) -> io::Result<()> {
         // Longer frames are cut off, which is what makes this cheap.
         let mut frame = [0; 128];
-        loop {
-            match io::Read::read(&mut socket, &mut frame) {
+        for _ in 0..BURST {
+            match io::Read::read(&mut &*socket, &mut frame) {
                 Ok(length) => {
                     if let Some(flow) = frame.get(..length).and_then(parse_frame) {
                         self.count(flow, now_us());
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The device went down; it may come back.
-                Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
-                Err(_) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
-    fn count(&self, flow: Flow, now_us: u64) {
-        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+    fn count(&mut self, flow: Flow, now_us: u64) {
+        let flows = &mut self.0;
         let key = if flows.len() >= FLOWS_MAX && !flows.contains_key(&flow) {
             Flow { source_port: 0, destination_port: 0, ..flow }
         } else {
