@@ -85,6 +85,7 @@ fn agents_killed(world: &World) -> Result<()> {
     let scene = Scene::new(world, "killed", 157)?;
     let server = world.serve()?;
     undisturbed(&scene, &server, || {
+        let objects_before = settled(&scene)?;
         for node in NODES {
             let before = world.until("the agent is ready", || agent(world, node))?;
             world.fault(Fault::KillAgent { node: node.to_owned() })?;
@@ -93,7 +94,7 @@ fn agents_killed(world: &World) -> Result<()> {
                 if now.1 > before.1 { Ok(()) } else { bail!("{now:?}") }
             })?;
         }
-        Ok(())
+        ensure_same(&objects_before, &settled(&scene)?)
     })
 }
 
@@ -101,6 +102,7 @@ fn agents_replaced(world: &World) -> Result<()> {
     let scene = Scene::new(world, "replaced", 161)?;
     let server = world.serve()?;
     undisturbed(&scene, &server, || {
+        let objects_before = settled(&scene)?;
         for node in NODES {
             let (before, _) = world.until("the agent is ready", || agent(world, node))?;
             world.answered(world.built_in::<Pod>(SYSTEM).delete(&before, &DeleteParams::default()))?;
@@ -109,12 +111,15 @@ fn agents_replaced(world: &World) -> Result<()> {
                 if now == before { bail!("it is still {now}") } else { Ok(()) }
             })?;
         }
-        Ok(())
+        ensure_same(&objects_before, &settled(&scene)?)
     })
 }
 
-/// Objects of the scene, and its part of those that all scenes share: by name what must stay as it is, and who wrote it.
-fn objects(scene: &Scene<'_>) -> Result<BTreeMap<String, (Value, Value)>> {
+/// By name what must stay as it is, and who wrote it.
+type Objects = BTreeMap<String, (Value, Value)>;
+
+/// Objects of the scene, and its part of those that all scenes share.
+fn objects(scene: &Scene<'_>) -> Result<Objects> {
     let mut found = BTreeMap::new();
     let mut add = |kind: &str, object: &DynamicObject, part: Value| {
         found.insert(format!("{kind} {}", object.name_any()), (part, json!(object.metadata)));
@@ -139,7 +144,11 @@ fn objects(scene: &Scene<'_>) -> Result<BTreeMap<String, (Value, Value)>> {
     for object in &world.list("EgressTunnel", None)? {
         let ours = |claim: &&Value| text(claim, "/eip") == scene.eip(0).to_string();
         let claims: Vec<&Value> = entries(object, "/status/claims").filter(ours).collect();
-        add("EgressTunnel", object, json!([claims, object.data.pointer("/status/tunnel")]));
+        add(
+            "EgressTunnel",
+            object,
+            json!([claims, object.data.pointer("/status/tunnel"), object.data.pointer("/status/conditions")]),
+        );
     }
     for object in &world.list("EgressClusterInfo", None)? {
         add("EgressClusterInfo", object, json!(object.data));
@@ -151,30 +160,45 @@ fn entries<'a>(object: &'a DynamicObject, pointer: &str) -> impl Iterator<Item =
     object.data.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
+/// The objects once everybody says the same: the policy's node is the gateway's, and it alone claims the EIP.
+fn settled(scene: &Scene<'_>) -> Result<Objects> {
+    scene.world.until("policy, gateway and tunnels name one node", || {
+        let found = objects(scene)?;
+        let eip = scene.eip(0).to_string();
+        let carrier = scene.carrier("test")?;
+        let gateway = scene.world.get("EgressGateway", None, scene.name)?;
+        let nodes = gateway.pointer("/status/nodeList").and_then(Value::as_array).into_iter().flatten();
+        let placed: Vec<&str> = nodes
+            .filter(|node| text(node, "/eips/0/ipv4") == eip)
+            .map(|node| text(node, "/name"))
+            .collect();
+        let part = |kind: &str, node: &str| {
+            found.get(&format!("{kind} {node}")).map(|(part, _)| part.to_string()).unwrap_or_default()
+        };
+        let claimants: Vec<&str> =
+            NODES.into_iter().filter(|node| part("EgressTunnel", node).contains(&eip)).collect();
+        let leased = NODES.into_iter().filter(|node| part("EgressPortLease", node).contains(&eip)).count();
+        ensure!(
+            placed == [carrier.as_str()] && claimants == placed && leased > 0,
+            "the policy is on {carrier:?}, by the gateway on {placed:?}; {claimants:?} claim it, {leased} have ports"
+        );
+        Ok(found)
+    })
+}
+
+fn ensure_same(before: &Objects, now: &Objects) -> Result<()> {
+    for (name, (before, metadata)) in before {
+        let (after, written) = now.get(name).with_context(|| format!("{name} is gone"))?;
+        ensure!(before == after, "{name} changed from {before} to {after}: {metadata} became {written}");
+    }
+    Ok(())
+}
+
 fn controller_replaced(world: &World) -> Result<()> {
     let scene = Scene::new(world, "controller", 165)?;
     let server = world.serve()?;
     undisturbed(&scene, &server, || {
-        let settled =
-            world.until("the gateway has told its claim and everybody else what is theirs", || {
-                let found = objects(&scene)?;
-                let tells = |kind: &str, what: &str| {
-                    let mut parts = found.iter().filter(|(name, _)| name.starts_with(kind));
-                    parts.any(|(_, (part, _))| part.to_string().contains(what))
-                };
-                let eip = scene.eip(0).to_string();
-                for kind in [
-                    "EgressTunnel",
-                    "EgressPortLease",
-                    "EgressPolicy",
-                    "EgressEndpointSlice",
-                    "EgressGateway",
-                ] {
-                    let what = if kind == "EgressEndpointSlice" { "endpoints" } else { &eip };
-                    ensure!(tells(kind, what), "no {kind} tells of {what}");
-                }
-                Ok(found)
-            })?;
+        let before = settled(&scene)?;
         let old = ready_controller(world)?;
         let holder = leader(world)?;
         world.answered(world.built_in::<Pod>(SYSTEM).delete(&old, &DeleteParams::default()))?;
@@ -203,12 +227,7 @@ fn controller_replaced(world: &World) -> Result<()> {
         });
         world.delete("EgressGateway", None, "controller-later")?;
         judged?;
-        let now = objects(&scene)?;
-        for (name, (before, metadata)) in &settled {
-            let (after, written) = now.get(name).with_context(|| format!("{name} is gone"))?;
-            ensure!(before == after, "{name} changed from {before} to {after}: {metadata} became {written}");
-        }
-        Ok(())
+        ensure_same(&before, &objects(&scene)?)
     })
 }
 
