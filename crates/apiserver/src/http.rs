@@ -232,6 +232,9 @@ async fn dispatch(
         ("PATCH", true) => "patch",
         ("DELETE", true) => "delete",
         ("DELETE", false) => "deletecollection",
+        ("PUT" | "PATCH", false) if !call.resource.builtin => {
+            return Err(StatusError::bad_request("name must be provided").into());
+        }
         _ => return Err(StatusError::method_not_allowed(&call.resource, call.method.as_str()).into()),
     };
     let served = match &call.subresource {

@@ -119,7 +119,7 @@ fn words(text: &str) -> bool {
 /// What is wrong with a label's value.
 pub fn label_value_problem(value: &str) -> Option<String> {
     if value.len() > 63 {
-        return Some("must be no more than 63 bytes".to_owned());
+        return Some("must be no more than 63 characters".to_owned());
     }
     (!value.is_empty() && !words(value)).then(|| LABEL_CHARACTERS.to_owned())
 }
@@ -140,7 +140,7 @@ pub fn label_name_problem(key: &str) -> Option<String> {
         return Some(format!("name part must be non-empty; {QUALIFIED_CHARACTERS}"));
     }
     if name.len() > 63 {
-        return Some("name part must be no more than 63 bytes".to_owned());
+        return Some("name part must be no more than 63 characters".to_owned());
     }
     (!words(name)).then(|| QUALIFIED_CHARACTERS.to_owned())
 }
@@ -156,7 +156,7 @@ fn is_dns_label(text: &str) -> bool {
 /// What is wrong with a name that has to be an RFC 1123 subdomain.
 pub fn subdomain_problem(text: &str) -> Option<String> {
     if text.len() > 253 {
-        return Some("must be no more than 253 bytes".to_owned());
+        return Some("must be no more than 253 characters".to_owned());
     }
     (!text.split('.').all(is_dns_label)).then(|| SUBDOMAIN_CHARACTERS.to_owned())
 }
@@ -164,7 +164,7 @@ pub fn subdomain_problem(text: &str) -> Option<String> {
 /// What is wrong with a name that has to be an RFC 1123 label.
 pub fn dns_label_problem(text: &str) -> Option<String> {
     if text.len() > 63 {
-        return Some("must be no more than 63 bytes".to_owned());
+        return Some("must be no more than 63 characters".to_owned());
     }
     (!is_dns_label(text)).then(|| DNS_LABEL_CHARACTERS.to_owned())
 }
@@ -172,7 +172,7 @@ pub fn dns_label_problem(text: &str) -> Option<String> {
 /// What is wrong with a name that has to be an RFC 1035 label.
 pub fn rfc1035_label_problem(text: &str) -> Option<String> {
     if text.len() > 63 {
-        return Some("must be no more than 63 bytes".to_owned());
+        return Some("must be no more than 63 characters".to_owned());
     }
     let letter = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
     (!letter || !is_dns_label(text)).then(|| RFC1035_CHARACTERS.to_owned())
@@ -232,8 +232,8 @@ pub fn validate(object: &Value, rule: NameRule, limits: &Limits) -> Vec<FieldErr
     }
     validate_labels(object.pointer("/metadata/labels"), "metadata.labels", &mut errors);
     validate_annotations(object, limits, &mut errors);
-    for (index, reference) in owner_references(object).iter().enumerate() {
-        validate_owner(reference, &format!("metadata.ownerReferences[{index}]"), &mut errors);
+    for reference in owner_references(object) {
+        validate_owner(reference, &mut errors);
     }
     let controllers = owner_references(object)
         .iter()
@@ -251,16 +251,19 @@ pub fn validate(object: &Value, rule: NameRule, limits: &Limits) -> Vec<FieldErr
     errors
 }
 
-fn validate_owner(reference: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn validate_owner(reference: &Value, errors: &mut Vec<FieldError>) {
+    const PATH: &str = "metadata.ownerReferences";
+    let text = |key: &str| reference.get(key).and_then(Value::as_str).unwrap_or_default();
     for key in ["apiVersion", "kind", "name", "uid"] {
-        let value = reference.get(key).and_then(Value::as_str).unwrap_or_default();
-        if value.is_empty() {
-            errors.push(FieldError::invalid(
-                format!("{path}.{key}"),
-                &Value::from(value),
-                "must not be empty",
-            ));
+        if text(key).is_empty() {
+            let what = if key == "apiVersion" { "version " } else { "" };
+            let why = format!("{what}must not be empty");
+            errors.push(FieldError::invalid(format!("{PATH}.{key}"), &Value::from(""), why));
         }
+    }
+    if (text("apiVersion"), text("kind")) == ("v1", "Event") {
+        let why = "/v1, Kind=Event is disallowed from being an owner";
+        errors.push(FieldError::invalid(PATH, reference, why));
     }
 }
 

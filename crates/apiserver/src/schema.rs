@@ -69,12 +69,29 @@ impl Kind {
             Self::Object => value.is_object(),
             Self::Array => value.is_array(),
             Self::String => value.is_string(),
-            Self::Integer => {
-                value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0)
-            }
+            Self::Integer => value.is_i64() || value.as_f64().is_some_and(is_exact_integer),
             Self::Number => value.is_number(),
             Self::Boolean => value.is_boolean(),
         }
+    }
+}
+
+/// Whether a number that was not written as a 64-bit integer is one nevertheless: whole, and small enough that no other
+/// integer has the same floating-point form.
+fn is_exact_integer(number: f64) -> bool {
+    const MAX: f64 = 9_007_199_254_740_991.0;
+    number.fract() == 0.0 && number.abs() <= MAX
+}
+
+/// The JSON type of a value as Go's decoder calls it.
+pub(crate) fn go_json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
     }
 }
 
@@ -107,6 +124,8 @@ pub(crate) struct Node {
     pub(crate) merge_key: Option<String>,
     /// Whether `x-kubernetes-patch-strategy` has `merge`.
     pub(crate) patch_merge: bool,
+    /// Package and name of the Go type, such as `v1.ObjectMeta`, of the definitions of built-in kinds.
+    pub(crate) type_name: String,
     pub(crate) checks: Checks,
 }
 
@@ -173,9 +192,19 @@ impl Schema {
         validate::validate_root(&self.root, new, old)
     }
 
+    /// As [`Schema::validate`], of a write to the status: nothing else of the object is judged by types and bounds.
+    pub fn validate_status(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        validate::validate_status(&self.root, new, old)
+    }
+
     pub(crate) fn root(&self) -> &Arc<Node> {
         &self.root
     }
+}
+
+/// As [`Schema::wrong_type`], of a part of an object that is decoded on its own.
+pub(crate) fn wrong_type(node: &Node, value: &Value) -> Option<String> {
+    types::wrong_type(node, value)
 }
 
 /// `path.key`, or only the key at the root.

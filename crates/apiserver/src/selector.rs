@@ -51,7 +51,7 @@ impl LabelSelector {
         LabelParser { tokens: tokenize(text), position: 0 }
             .parse()
             .map(|requirements| Self { requirements })
-            .map_err(|why| StatusError::bad_request(format!("unable to parse requirement: {why}")))
+            .map_err(StatusError::bad_request)
     }
 
     /// Reads a `LabelSelector` object with `matchLabels` and `matchExpressions`; `None` if it is malformed.
@@ -183,7 +183,12 @@ impl<'a> LabelParser<'a> {
             return Ok(requirements);
         }
         loop {
-            requirements.push(self.requirement()?);
+            match self.peek() {
+                Some(Token::Word(_) | Token::Symbol("!")) => {}
+                token => return Err(unexpected(token, "!, identifier, or 'end of string'")),
+            }
+            let requirement = self.requirement().map_err(|why| format!("unable to parse requirement: {why}"));
+            requirements.push(requirement?);
             match self.next() {
                 None => return Ok(requirements),
                 Some(Token::Symbol(",")) if self.peek().is_some() => {}
@@ -200,10 +205,10 @@ impl<'a> LabelParser<'a> {
         }
         let key = match self.next() {
             Some(Token::Word(word)) => word,
-            token => return Err(unexpected(token, "!, identifier, or 'end of string'")),
+            token => return Err(unexpected(token, "identifier")),
         };
         if let Some(problem) = label_name_problem(key) {
-            return Err(format!("key: Invalid value: {key:?}: {problem}"));
+            return Err(format!("<nil>: Invalid value: {key:?}: {problem}"));
         }
         let test = if negated {
             LabelTest::Absent
@@ -243,13 +248,20 @@ impl<'a> LabelParser<'a> {
 
     fn number(&mut self, key: &str) -> Result<i64, String> {
         let text = self.value(key)?;
-        text.parse().map_err(|_| format!("values[0][{key}]: Invalid value: {text:?}: for 'Gt', 'Lt' operators, the value must be an integer"))
+        text.parse().map_err(|_| {
+            format!(
+                "values[0]: Invalid value: {text:?}: for 'Gt', 'Lt' operators, the value must be an integer"
+            )
+        })
     }
 
     fn values(&mut self, key: &str) -> Result<BTreeSet<String>, String> {
         match self.next() {
             Some(Token::Symbol("(")) => {}
-            token => return Err(unexpected(token, "'('")),
+            token => {
+                let found = token.map(Token::text).unwrap_or_default();
+                return Err(format!("found '{found}' expected: '('"));
+            }
         }
         let mut values = BTreeSet::new();
         let mut pending = "";
@@ -306,11 +318,8 @@ impl FieldSelector {
                     "invalid selector: '{text}'; can't understand '{term}'"
                 )));
             };
-            let value = unescape(value).ok_or_else(|| {
-                StatusError::bad_request(format!(
-                    "invalid field selector: invalid escape sequence in value: {value:?}"
-                ))
-            })?;
+            let value = unescape(value)
+                .map_err(|why| StatusError::bad_request(format!("invalid field selector: {why}")))?;
             terms.push(FieldTerm { field: field.to_owned(), equal, value });
         }
         Ok(Self { terms })
@@ -323,17 +332,13 @@ impl FieldSelector {
                 || field == "metadata.namespace" && info.namespaced
                 || info.selectable_fields.iter().any(|known| known == field);
             if !known {
-                return Err(StatusError::bad_request(
-                    if info.builtin && !info.selectable_fields.is_empty() {
-                        format!("field label not supported: {field}")
-                    } else if info.builtin || info.selectable_fields.is_empty() {
-                        format!(
-                            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-                        )
-                    } else {
-                        format!("field label not supported: {field}")
-                    },
-                ));
+                return Err(StatusError::bad_request(if info.builtin && info.selectable_fields.is_empty() {
+                    format!(
+                        "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    )
+                } else {
+                    format!("field label not supported: {field}")
+                }));
             }
         }
         Ok(())
@@ -442,17 +447,23 @@ fn split_term(term: &str) -> Option<(&str, bool, &str)> {
     Some((field, equal, value))
 }
 
-fn unescape(text: &str) -> Option<String> {
+fn unescape(text: &str) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\\' => out.push(chars.next().filter(|next| ['\\', ',', '='].contains(next))?),
-            ',' | '=' => return None,
+            '\\' => match chars.next() {
+                Some(next @ ('\\' | ',' | '=')) => out.push(next),
+                other => {
+                    let sequence: String = ['\\'].into_iter().chain(other).collect();
+                    return Err(format!("invalid field selector: invalid escape sequence: {sequence}"));
+                }
+            },
+            ',' | '=' => return Err(format!("unescaped character in value: {}", u32::from(c))),
             c => out.push(c),
         }
     }
-    Some(out)
+    Ok(out)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use serde_json::{Map, Value, json};
 
-use crate::resource::ResourceInfo;
+use crate::resource::{Gvk, ResourceInfo};
 
 /// One entry of `details.causes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -327,6 +327,18 @@ impl StatusError {
         Self::conflict(info, name, WHY)
     }
 
+    /// 409 of an update that names another uid, in the words of the storage that Kubernetes has.
+    pub fn other_uid(info: &ResourceInfo, namespace: &str, name: &str, wanted: &str, found: &str) -> Self {
+        let group = if info.builtin { String::new() } else { format!("/{}", info.gvk.group) };
+        let namespace = if namespace.is_empty() { String::new() } else { format!("/{namespace}") };
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /registry{group}/{}{namespace}/{name}, ResourceVersion: 0, \
+             AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
+            info.plural
+        );
+        Self::conflict(info, name, &why)
+    }
+
     /// 409 of a precondition on the uid. Kubernetes names the kind here, not the plural.
     pub fn uid_precondition(info: &ResourceInfo, name: &str, wanted: &str, found: &str) -> Self {
         let why = format!(
@@ -346,8 +358,27 @@ impl StatusError {
     }
 
     fn precondition(info: &ResourceInfo, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", info.gvk.kind);
-        Self::new(409, "Conflict", message).about(info, name)
+        let Gvk { group, kind, .. } = &info.gvk;
+        let qualified = if group.is_empty() { kind.clone() } else { format!("{kind}.{group}") };
+        let message = format!("Operation cannot be fulfilled on {qualified} {name:?}: {why}");
+        Self::new(409, "Conflict", message).with_details(Details {
+            name: name.to_owned(),
+            group: group.clone(),
+            kind: kind.clone(),
+            ..Details::default()
+        })
+    }
+
+    /// 422 of an update that has to name the version it replaces. Kubernetes names the plural here, not the kind.
+    pub fn version_required(info: &ResourceInfo, name: &str) -> Self {
+        let why = "must be specified for an update";
+        let error = FieldError::invalid("metadata.resourceVersion", &Value::from(0), why);
+        Self::invalid_kind(&info.gvk.group, &info.plural, name, &[error])
+    }
+
+    /// 500 without a reason, as of a version that isn't a number.
+    pub fn not_a_version(text: &str) -> Self {
+        Self::new(500, "", format!("strconv.ParseUint: parsing {text:?}: invalid syntax"))
     }
 
     /// 422: `K "n" is invalid: ..` with a cause per field.
@@ -357,7 +388,13 @@ impl StatusError {
 
     /// 422 about a kind that is no served resource, such as `ListOptions` of `meta.k8s.io`.
     pub fn invalid_kind(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Self {
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let mut texts: Vec<String> = Vec::with_capacity(errors.len());
+        for text in errors.iter().map(ToString::to_string) {
+            // Said twice among the causes, once in the text.
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
         let what = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -383,6 +420,13 @@ impl StatusError {
         Self::new(400, "BadRequest", message)
     }
 
+    /// 400 of an object in another version than that of the path.
+    pub fn other_version(given: &str, expected: &str) -> Self {
+        Self::bad_request(format!(
+            "the API version in the data ({given}) does not match the expected API version ({expected})"
+        ))
+    }
+
     /// 401.
     pub fn unauthorized() -> Self {
         Self::new(401, "Unauthorized", "Unauthorized")
@@ -402,7 +446,8 @@ impl StatusError {
         } else {
             format!("{verb} is not supported on resources of kind {:?}", info.qualified())
         };
-        Self::new(405, "MethodNotAllowed", message).about(info, "")
+        let error = Self::new(405, "MethodNotAllowed", message);
+        if info.builtin { error.with_details(Details::default()) } else { error.about(info, "") }
     }
 
     /// 406.
@@ -481,9 +526,11 @@ impl StatusError {
             "metadata": metadata,
             "status": "Failure",
             "message": self.message,
-            "reason": self.reason,
             "code": self.code,
         });
+        if let (false, Some(map)) = (self.reason.is_empty(), status.as_object_mut()) {
+            map.insert("reason".to_owned(), Value::from(self.reason.as_str()));
+        }
         if let (Some(details), Some(map)) = (&self.details, status.as_object_mut()) {
             map.insert("details".to_owned(), details.to_json());
         }

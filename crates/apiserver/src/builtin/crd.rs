@@ -345,10 +345,7 @@ fn validate_versions(new: &Value, errors: &mut Vec<FieldError>) {
         }
         match version.pointer("/schema/openAPIV3Schema") {
             None | Some(Value::Null) => {
-                errors.push(FieldError::required(
-                    format!("{path}.schema.openAPIV3Schema"),
-                    "schemas are required",
-                ));
+                errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), ""));
             }
             Some(schema) => {
                 let path = match list {

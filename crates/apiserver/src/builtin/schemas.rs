@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::openapi;
 use crate::resource::{Gvk, Registry, ResourceInfo};
-use crate::schema::{Node, Schema};
+use crate::schema::{self, Node, Schema};
 
 /// Compiled once for the process, as they never change.
 static COMPILED: OnceLock<BTreeMap<Gvk, Arc<Schema>>> = OnceLock::new();
@@ -23,9 +23,7 @@ pub(super) fn attach(mut resources: Vec<ResourceInfo>) -> Vec<ResourceInfo> {
 
 /// What has a wrong type in the metadata of a custom resource.
 pub(crate) fn wrong_metadata_type(object: &Value) -> Option<String> {
-    let config_map = COMPILED.get()?.get(&Gvk::new("", "v1", "ConfigMap"))?;
-    let metadata = object.get("metadata")?;
-    config_map.wrong_type(&json!({"kind": object.get("kind"), "metadata": metadata}))
+    schema::wrong_type(object_meta()?, object.get("metadata")?)
 }
 
 /// The schema of `ObjectMeta`, once the built-in resources were made.

@@ -35,12 +35,11 @@ pub fn validate(info: &ResourceInfo, new: &Value, old: Option<&Value>, limits: &
         ("apps", "deployments" | "replicasets" | "daemonsets") => workload(info, new, old, &mut errors),
         ("rbac.authorization.k8s.io", "roles" | "clusterroles") => {
             for (index, rule) in items(new, "/rules").iter().enumerate() {
-                if items(rule, "/verbs").is_empty() {
-                    let why = "verbs must contain at least one value";
-                    errors.push(FieldError::required(format!("rules[{index}].verbs"), why));
-                }
+                policy_rule(rule, &format!("rules[{index}]"), info.namespaced, &mut errors);
             }
         }
+        ("", "events") => event(new, old, &mut errors),
+        ("coordination.k8s.io", "leases") => lease(new, &mut errors),
         ("rbac.authorization.k8s.io", _) => binding(new, old, &mut errors),
         ("scheduling.k8s.io", "priorityclasses")
             if old.is_some_and(|old| old.get("value") != new.get("value")) =>
@@ -57,6 +56,58 @@ pub fn validate(info: &ResourceInfo, new: &Value, old: Option<&Value>, limits: &
         _ => {}
     }
     errors
+}
+
+/// What a rule of a role has to say, which is of resources or of paths.
+fn policy_rule(rule: &Value, path: &str, namespaced: bool, errors: &mut Vec<FieldError>) {
+    let lacks = |key: &str| items(rule, key).is_empty();
+    let mut require = |key: &str, why: &str| errors.push(FieldError::required(format!("{path}.{key}"), why));
+    if lacks("/verbs") {
+        require("verbs", "verbs must contain at least one value");
+    }
+    if lacks("/nonResourceURLs") {
+        if lacks("/apiGroups") {
+            require("apiGroups", "resource rules must supply at least one api group");
+        }
+        if lacks("/resources") {
+            require("resources", "resource rules must supply at least one resource");
+        }
+        return;
+    }
+    let urls = rule.get("nonResourceURLs").unwrap_or(&Value::Null);
+    let field = format!("{path}.nonResourceURLs");
+    if namespaced {
+        let why = "namespaced rules cannot apply to non-resource URLs";
+        errors.push(FieldError::invalid(field.clone(), urls, why));
+    }
+    if !(lacks("/apiGroups") && lacks("/resources") && lacks("/resourceNames")) {
+        let why = "rules cannot apply to both regular resources and non-resource URLs";
+        errors.push(FieldError::invalid(field, urls, why));
+    }
+}
+
+/// An event is in the namespace of what it is about; one about the cluster in `default`.
+fn event(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+    if old.is_some() {
+        return;
+    }
+    let (own, about) = (meta::namespace(new), text(new, "/involvedObject/namespace"));
+    if own != about && !(about.is_empty() && own == "default") {
+        let why = "does not match event.namespace";
+        errors.push(FieldError::invalid("involvedObject.namespace", &Value::from(about), why));
+    }
+}
+
+fn lease(new: &Value, errors: &mut Vec<FieldError>) {
+    let number = |key: &str| new.pointer(key).and_then(Value::as_i64);
+    if let Some(seconds) = number("/spec/leaseDurationSeconds").filter(|seconds| *seconds <= 0) {
+        let why = "must be greater than 0";
+        errors.push(FieldError::invalid("spec.leaseDurationSeconds", &Value::from(seconds), why));
+    }
+    if let Some(count) = number("/spec/leaseTransitions").filter(|count| *count < 0) {
+        let why = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid("spec.leaseTransitions", &Value::from(count), why));
+    }
 }
 
 /// `/spec/a/0/b` as `spec.a[0].b`.
@@ -209,10 +260,18 @@ fn config_key_problem(key: &str) -> Option<String> {
     )
 }
 
+const MISMATCH: &str = "`selector` does not match template `labels`";
+
 fn workload(info: &ResourceInfo, new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
     let labels = new.pointer("/spec/template/metadata/labels");
     match new.pointer("/spec/selector").filter(|selector| !selector.is_null()) {
-        None => errors.push(FieldError::required("spec.selector", "")),
+        None => {
+            errors.push(FieldError::required("spec.selector", ""));
+            if labels.and_then(Value::as_object).is_some_and(|labels| !labels.is_empty()) {
+                let value = labels.unwrap_or(&Value::Null);
+                errors.push(FieldError::invalid("spec.template.metadata.labels", value, MISMATCH));
+            }
+        }
         Some(selector) => match LabelSelector::from_object(selector) {
             None => errors.push(FieldError::invalid("spec.selector", selector, "invalid label selector")),
             Some(parsed) if parsed.is_empty() => {
@@ -221,8 +280,7 @@ fn workload(info: &ResourceInfo, new: &Value, old: Option<&Value>, errors: &mut 
             }
             Some(parsed) if !parsed.matches_labels(labels) => {
                 let value = labels.cloned().unwrap_or(Value::Null);
-                let why = "`selector` does not match template `labels`";
-                errors.push(FieldError::invalid("spec.template.metadata.labels", &value, why));
+                errors.push(FieldError::invalid("spec.template.metadata.labels", &value, MISMATCH));
             }
             Some(_) => {}
         },

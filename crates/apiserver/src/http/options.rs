@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Call, Query};
 use crate::selector::{FieldSelector, LabelSelector};
-use crate::status_error::{FieldError, StatusError};
+use crate::status_error::{FieldError, FieldProblem, StatusError};
 use crate::store::{DeleteOptions, FieldValidation, ListRequest, Propagation, WatchRequest, WriteOptions};
 
 /// Longest name of a field manager.
@@ -19,6 +19,7 @@ fn owned(query: &Query, name: &str) -> Option<String> {
 /// What a list is about.
 pub(super) fn list(call: &Call) -> Result<ListRequest, StatusError> {
     let query = &call.query;
+    query.number("timeoutSeconds")?;
     Ok(ListRequest {
         namespace: call.namespace.clone(),
         labels: LabelSelector::parse(query.text("labelSelector").unwrap_or_default())?,
@@ -59,15 +60,21 @@ pub(super) fn write(call: &Call, kind: &str) -> Result<WriteOptions, StatusError
         Some("Ignore") => FieldValidation::Ignore,
         Some("Strict") => FieldValidation::Strict,
         Some(other) => {
-            let supported = ["Ignore", "Strict", "Warn"];
+            let supported = ["", "Ignore", "Strict", "Warn"];
             return Err(refuse(FieldError::not_supported("fieldValidation", &Value::from(other), supported)));
         }
     };
     let field_manager = owned(query, "fieldManager");
-    if let Some(manager) = field_manager.as_deref().filter(|manager| manager.len() > FIELD_MANAGER_BYTES_MAX)
-    {
+    if field_manager.as_ref().is_some_and(|manager| manager.len() > FIELD_MANAGER_BYTES_MAX) {
         let why = format!("may not be more than {FIELD_MANAGER_BYTES_MAX} bytes");
-        return Err(refuse(FieldError::invalid("fieldManager", &Value::from(manager), why)));
+        return Err(refuse(FieldError::new("fieldManager", FieldProblem::TooLong, why)));
+    }
+    if let Some((at, bad)) =
+        field_manager.iter().flat_map(|manager| manager.chars().enumerate()).find(|(_, c)| c.is_control())
+    {
+        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(bad));
+        let manager = Value::from(field_manager.as_deref());
+        return Err(refuse(FieldError::invalid("fieldManager", &manager, why)));
     }
     Ok(WriteOptions {
         dry_run: dry_run(query, kind)?,
@@ -86,15 +93,12 @@ fn user_agent_manager(call: &Call) -> Option<String> {
 }
 
 fn dry_run(query: &Query, kind: &str) -> Result<bool, StatusError> {
-    let mut dry = false;
-    for value in query.all("dryRun").filter(|value| !value.is_empty()) {
-        if value != "All" {
-            let error = FieldError::not_supported("dryRun", &Value::from(value), ["All"]);
-            return Err(StatusError::invalid_kind("meta.k8s.io", kind, "", &[error]));
-        }
-        dry = true;
+    let values: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
+    if values.iter().any(|value| *value != "All") {
+        let error = FieldError::not_supported("dryRun", &Value::from(values), ["All"]);
+        return Err(StatusError::invalid_kind("meta.k8s.io", kind, "", &[error]));
     }
-    Ok(dry)
+    Ok(!values.is_empty())
 }
 
 /// How something is deleted: the body's options, and those of the query only if there is no body.

@@ -120,7 +120,7 @@ fn protobuf_bodies_are_refused_in_the_exact_form() {
     let error = body::check_object_type("application/vnd.kubernetes.protobuf", false).expect_err("refused");
     assert_eq!((error.code, error.reason.as_str()), (415, "UnsupportedMediaType"));
     let expected = "the body of the request was in an unknown format - accepted media types include: \
-                    application/json, application/yaml";
+                    application/json, application/yaml, application/vnd.kubernetes.protobuf";
     assert_eq!(error.message, expected);
 }
 

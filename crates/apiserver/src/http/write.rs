@@ -106,7 +106,7 @@ async fn object_body(call: &Call, body: Incoming) -> Result<Body, StatusError> {
     let media_type = body::media_type(&call.headers);
     body::check_object_type(&media_type, call.resource.builtin)?;
     let bytes = body::read(body, call.state.limits.body_bytes).await?;
-    body::decode_object(&bytes, &media_type)
+    body::decode_resource(&bytes, &media_type, &call.resource)
 }
 
 /// The body of a delete, which may be empty.

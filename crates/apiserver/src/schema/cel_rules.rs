@@ -108,6 +108,12 @@ pub(super) fn evaluate(root: &Node, new: &Value, old: Option<&Value>, errors: &m
     visit(root, new, old, &Place::Root, errors);
 }
 
+/// Whether there is a rule anywhere in a schema.
+pub(super) fn has_any(node: &Node) -> bool {
+    let children = node.properties.values().chain(&node.additional).chain(&node.items);
+    !node.checks.rules.is_empty() || children.into_iter().any(|child| has_any(child))
+}
+
 fn visit(node: &Node, new: &Value, old: Option<&Value>, path: &Place<'_>, errors: &mut Vec<FieldError>) {
     for rule in &node.checks.rules {
         errors.extend(rule.judge(node, new, old, path));
@@ -115,8 +121,12 @@ fn visit(node: &Node, new: &Value, old: Option<&Value>, path: &Place<'_>, errors
     match new {
         Value::Object(map) => {
             for (key, value) in map {
-                let Some(child) = node.properties.get(key).or(node.additional.as_ref()) else { continue };
-                visit(child, value, old.and_then(|old| old.get(key)), &Place::Key(path, key), errors);
+                let (child, place) = match (node.properties.get(key), &node.additional) {
+                    (Some(child), _) => (child, Place::Key(path, key)),
+                    (None, Some(child)) => (child, Place::Entry(path, key)),
+                    (None, None) => continue,
+                };
+                visit(child, value, old.and_then(|old| old.get(key)), &place, errors);
             }
         }
         Value::Array(list) => {

@@ -32,7 +32,13 @@ pub(super) fn compile_definition(name: &str, schemas: &Map<String, Value>) -> Op
     let mut errors = Vec::new();
     let schema = schemas.get(name)?;
     let node = Compiler { definitions: Some(&mut definitions), errors: &mut errors }.node(schema, "", 0);
-    Some(Arc::new(node))
+    Some(Arc::new(Node { type_name: type_name(name), ..node }))
+}
+
+/// `v1.PodSpec` of `io.k8s.api.core.v1.PodSpec`.
+fn type_name(definition: &str) -> String {
+    let package = definition.rmatch_indices('.').nth(1).map_or(0, |(dot, _)| dot + 1);
+    definition.get(package..).unwrap_or_default().to_owned()
 }
 
 struct Compiler<'a, 'b> {
@@ -118,7 +124,7 @@ impl Compiler<'_, '_> {
             return Some((**done).clone());
         }
         let schema = definitions.schemas.get(name)?;
-        let node = self.node(schema, "", depth + 1);
+        let node = Node { type_name: type_name(name), ..self.node(schema, "", depth + 1) };
         if let Some(definitions) = self.definitions.as_mut() {
             definitions.done.insert(name.to_owned(), Arc::new(node.clone()));
         }

@@ -1,5 +1,7 @@
 //! Decoding of request bodies, with a record of keys that occur twice.
 
+pub mod syntax;
+
 use std::cell::RefCell;
 use std::fmt;
 

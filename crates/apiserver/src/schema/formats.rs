@@ -1,4 +1,4 @@
-//! Formats of texts and numbers that are checked; others are only hints.
+//! Formats of texts that are checked; others, and those of numbers, are only hints.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -19,19 +19,6 @@ pub(super) fn text_has_format(text: &str, format: &str) -> bool {
         "hostname" => crate::meta::subdomain_problem(&text.to_ascii_lowercase()).is_none(),
         _ => true,
     }
-}
-
-/// Whether a number has the format.
-pub(super) fn number_has_format(number: &serde_json::Number, format: &str) -> bool {
-    match format {
-        "int32" => number.as_i64().is_none_or(|number| i32::try_from(number).is_ok()) && !is_huge(number),
-        "int64" => !is_huge(number),
-        _ => true,
-    }
-}
-
-fn is_huge(number: &serde_json::Number) -> bool {
-    number.as_i64().is_none() && number.is_u64()
 }
 
 fn is_mac(text: &str) -> bool {

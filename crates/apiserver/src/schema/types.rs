@@ -5,46 +5,59 @@ use serde_json::Value;
 use crate::schema::place::Place;
 use crate::schema::{Kind, Node};
 
-/// The first field whose JSON type doesn't fit, in the words of Go's decoder, which kubectl users know.
-pub(super) fn wrong_type(root: &Node, value: &Value) -> Option<String> {
-    let root_kind = value.get("kind").and_then(Value::as_str).unwrap_or("Object");
-    find(root, value, &Place::Named(root_kind))
+/// A field as Go's decoder names it: the type of the innermost struct that has it, and its path from the root.
+#[derive(Clone, Copy)]
+struct Field<'a> {
+    owner: &'a str,
+    path: &'a Place<'a>,
 }
 
-fn find(node: &Node, value: &Value, path: &Place<'_>) -> Option<String> {
+/// The first field whose JSON type doesn't fit, in the words of Go's decoder, which kubectl users know.
+pub(super) fn wrong_type(root: &Node, value: &Value) -> Option<String> {
+    find(root, value, Field { owner: struct_name(root), path: &Place::Root })
+}
+
+fn find(node: &Node, value: &Value, field: Field<'_>) -> Option<String> {
     if value.is_null() {
         return None;
     }
     if node.int_or_string {
         let fits = value.is_string() || value.is_number();
-        return (!fits).then(|| mismatch(value, path, "intstr.IntOrString"));
+        return (!fits).then(|| mismatch(node, value, field));
     }
     match node.kind {
         Some(Kind::Object) => {
             let Some(map) = value.as_object() else {
-                return Some(mismatch(value, path, "map[string]interface {}"));
+                return Some(mismatch(node, value, field));
             };
+            let owner = if node.properties.is_empty() { field.owner } else { struct_name(node) };
             map.iter().find_map(|(key, value)| {
-                let child = node.properties.get(key).or(node.additional.as_ref())?;
-                find(child, value, &Place::Key(path, key))
+                if let Some(property) = node.properties.get(key) {
+                    return find(property, value, Field { owner, path: &Place::Key(field.path, key) });
+                }
+                // Entries of a map have no name of their own.
+                find(node.additional.as_ref()?, value, Field { owner, ..field })
             })
         }
         Some(Kind::Array) => {
             let Some(list) = value.as_array() else {
-                return Some(mismatch(value, path, "[]interface {}"));
+                return Some(mismatch(node, value, field));
             };
             let items = node.items.as_ref()?;
-            list.iter().find_map(|item| find(items, item, path))
+            list.iter().find_map(|item| find(items, item, field))
         }
-        Some(kind) if !kind.accepts(value) => Some(mismatch(value, path, go_type(kind, &node.format))),
-        Some(Kind::Integer) if node.format == "int32" && !in_i32(value) => {
-            Some(format!("json: cannot unmarshal number {value} into Go struct field {path} of type int32"))
+        Some(Kind::Integer) if value.is_number() => {
+            let fits = if node.format == "int32" { in_i32(value) } else { value.is_i64() };
+            (!fits).then(|| cannot_unmarshal(&format!("number {value}"), field, &go_type(node)))
         }
+        Some(kind) if !kind.accepts(value) => Some(mismatch(node, value, field)),
         Some(Kind::String) if node.format == "date-time" => {
             let text = value.as_str().unwrap_or_default();
             let fine = text.parse::<jiff::Timestamp>().is_ok();
             (!fine).then(|| {
-                format!("parsing time {value} as \"2006-01-02T15:04:05Z07:00\": cannot parse {value}")
+                format!(
+                    "parsing time {value} as \"2006-01-02T15:04:05Z07:00\": cannot parse {value} as \"2006\""
+                )
             })
         }
         Some(Kind::String) if node.format == "byte" => {
@@ -61,24 +74,41 @@ fn in_i32(value: &Value) -> bool {
     value.as_i64().is_some_and(|number| i32::try_from(number).is_ok())
 }
 
-fn go_type(kind: Kind, format: &str) -> &'static str {
-    match (kind, format) {
-        (Kind::Integer, "int32") => "int32",
-        (Kind::Integer, _) => "int64",
-        (Kind::Number, _) => "float64",
-        (Kind::Boolean, _) => "bool",
-        _ => "string",
+/// `v1.ObjectMeta` without its package.
+fn struct_name(node: &Node) -> &str {
+    node.type_name.rsplit('.').next().unwrap_or_default()
+}
+
+/// The Go type of what a node describes.
+fn go_type(node: &Node) -> String {
+    if node.int_or_string {
+        return "int32".to_owned();
+    }
+    let inner = |node: Option<&std::sync::Arc<Node>>| {
+        node.map_or_else(|| "interface {}".to_owned(), |node| go_type(node))
+    };
+    match node.kind {
+        Some(Kind::Object) if !node.type_name.is_empty() => node.type_name.clone(),
+        Some(Kind::Object) => format!("map[string]{}", inner(node.additional.as_ref())),
+        Some(Kind::Array) => format!("[]{}", inner(node.items.as_ref())),
+        Some(Kind::Integer) if node.format == "int32" => "int32".to_owned(),
+        Some(Kind::Integer) => "int64".to_owned(),
+        Some(Kind::Number) => "float64".to_owned(),
+        Some(Kind::Boolean) => "bool".to_owned(),
+        Some(Kind::String) if node.format == "byte" => "[]uint8".to_owned(),
+        Some(Kind::String) => "string".to_owned(),
+        None => "interface {}".to_owned(),
     }
 }
 
-fn mismatch(value: &Value, path: &Place<'_>, wanted: &str) -> String {
-    let found = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    format!("json: cannot unmarshal {found} into Go struct field {path} of type {wanted}")
+fn mismatch(node: &Node, value: &Value, field: Field<'_>) -> String {
+    cannot_unmarshal(crate::schema::go_json_type(value), field, &go_type(node))
+}
+
+fn cannot_unmarshal(found: &str, field: Field<'_>, wanted: &str) -> String {
+    if field.path.is_root() {
+        return format!("json: cannot unmarshal {found} into Go value of type {wanted}");
+    }
+    let Field { owner, path } = field;
+    format!("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {wanted}")
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::schema::formats::{number_has_format, text_has_format};
+use crate::schema::formats::text_has_format;
 use crate::schema::place::Place;
 use crate::schema::{Bound, Checks, Kind, ListType, Node, cel_rules};
 use crate::status_error::{FieldError, FieldProblem, show_value};
@@ -10,15 +10,34 @@ use crate::status_error::{FieldError, FieldProblem, show_value};
 pub(super) fn validate_root(root: &Node, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     Validator { errors: &mut errors }.value(root, new, old, &Place::Root);
+    judge_by_rules(root, new, old, &mut errors);
+    errors
+}
+
+/// Texts of errors then have paths that start inside the status.
+pub(super) fn validate_status(root: &Node, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if let (Some(node), Some(status)) = (root.properties.get("status"), new.get("status")) {
+        let old = old.and_then(|old| old.get("status"));
+        Validator { errors: &mut errors }.value(node, status, old, &Place::Status);
+    }
+    judge_by_rules(root, new, old, &mut errors);
+    errors
+}
+
+fn judge_by_rules(root: &Node, new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
     // Expressions could fail for reasons that are reported already.
     let fundamental = |error: &FieldError| {
         use FieldProblem::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
         matches!(error.problem, TypeInvalid | Required | NotSupported | TooLong | TooMany)
     };
     if !errors.iter().any(fundamental) {
-        cel_rules::evaluate(root, new, old, &mut errors);
+        cel_rules::evaluate(root, new, old, errors);
+    } else if cel_rules::has_any(root) {
+        let why = "some validation rules were not checked because the object was invalid; \
+                   correct the existing errors to complete validation";
+        errors.push(FieldError::invalid("<nil>", &Value::Null, why));
     }
-    errors
 }
 
 struct Validator<'a> {
@@ -37,11 +56,17 @@ impl Validator<'_> {
         if !self.type_fits(node, value, path) {
             return;
         }
-        self.checks(node, value, path);
         match value {
-            Value::Object(map) => self.object(node, map, old.and_then(Value::as_object), path),
-            Value::Array(list) => self.list(node, list, old.and_then(Value::as_array), path),
-            _ => {}
+            Value::Object(map) => {
+                self.checks(node, value, path);
+                self.object(node, map, old.and_then(Value::as_object), path);
+            }
+            Value::Array(list) => {
+                self.items(node, list, old.and_then(Value::as_array), path);
+                self.checks(node, value, path);
+                self.identities(node, list, path);
+            }
+            _ => self.checks(node, value, path),
         }
     }
 
@@ -63,12 +88,14 @@ impl Validator<'_> {
     }
 
     fn wrong_type(&mut self, path: &Place<'_>, wanted: &str, value: &Value) {
-        let found = json_type(value);
-        let detail = format!("{path} in body must be of type {wanted}: {found:?}");
-        self.errors.push(
-            FieldError::new(path.to_string(), FieldProblem::TypeInvalid, detail)
-                .with_value(format!("{found:?}")),
-        );
+        let found = format!("{:?}", json_type(value));
+        self.not_of_type(path, wanted, found);
+    }
+
+    fn not_of_type(&mut self, path: &Place<'_>, wanted: &str, found: String) {
+        let detail = format!("{} in body must be of type {wanted}: {found}", path.inner());
+        self.errors
+            .push(FieldError::new(path.to_string(), FieldProblem::TypeInvalid, detail).with_value(found));
     }
 
     fn object(
@@ -102,12 +129,15 @@ impl Validator<'_> {
         }
     }
 
-    fn list(&mut self, node: &Node, list: &[Value], old: Option<&Vec<Value>>, path: &Place<'_>) {
+    fn identities(&mut self, node: &Node, list: &[Value], path: &Place<'_>) {
         match &node.list_type {
             ListType::Atomic => {}
             ListType::Set => self.unique(list, path, Clone::clone),
             ListType::Map(keys) => self.unique(list, path, |item| keys_of(item, keys)),
         }
+    }
+
+    fn items(&mut self, node: &Node, list: &[Value], old: Option<&Vec<Value>>, path: &Place<'_>) {
         let Some(items) = &node.items else { return };
         for (index, item) in list.iter().enumerate() {
             let before = match &node.list_type {
@@ -132,7 +162,11 @@ impl Validator<'_> {
     }
 
     fn invalid(&mut self, path: &Place<'_>, value: &Value, must: impl std::fmt::Display) {
-        self.errors.push(FieldError::invalid(path.to_string(), value, format!("{path} in body {must}")));
+        self.errors.push(FieldError::invalid(
+            path.to_string(),
+            value,
+            format!("{} in body {must}", path.inner()),
+        ));
     }
 
     fn checks(&mut self, node: &Node, value: &Value, path: &Place<'_>) {
@@ -162,20 +196,22 @@ impl Validator<'_> {
     }
 
     fn text(&mut self, node: &Node, text: &str, value: &Value, path: &Place<'_>) {
-        let checks = &node.checks;
+        self.bounds_of_text(&node.checks, text, value, path);
+        if !node.format.is_empty() && !text_has_format(text, &node.format) {
+            self.not_of_type(path, &node.format, value.to_string());
+        }
+    }
+
+    /// Only the first of them that fails is reported.
+    fn bounds_of_text(&mut self, checks: &Checks, text: &str, value: &Value, path: &Place<'_>) {
         let length = u64::try_from(text.chars().count()).unwrap_or(u64::MAX);
         if let Some(max) = checks.max_length.filter(|max| length > *max) {
             let detail = format!("may not be more than {max} bytes");
             self.errors.push(FieldError::new(path.to_string(), FieldProblem::TooLong, detail));
-        }
-        if let Some(min) = checks.min_length.filter(|min| length < *min) {
+        } else if let Some(min) = checks.min_length.filter(|min| length < *min) {
             self.invalid(path, value, format_args!("should be at least {min} chars long"));
-        }
-        if let Some(pattern) = checks.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
+        } else if let Some(pattern) = checks.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
             self.invalid(path, value, format_args!("should match '{pattern}'"));
-        }
-        if !node.format.is_empty() && !text_has_format(text, &node.format) {
-            self.invalid(path, value, format_args!("must be of type {}: {value}", node.format));
         }
     }
 
@@ -200,9 +236,6 @@ impl Validator<'_> {
             if (ratio - ratio.round()).abs() > 1e-9 {
                 self.invalid(path, value, format_args!("should be a multiple of {step}"));
             }
-        }
-        if !number_has_format(number, &node.format) {
-            self.invalid(path, value, format_args!("must be of type {}: {value}", node.format));
         }
     }
 
@@ -265,7 +298,7 @@ fn json_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(number) if !number.is_i64() => "number",
         Value::Number(_) => "integer",
         Value::String(_) => "string",
         Value::Array(_) => "array",

@@ -42,9 +42,11 @@ fn label_operators_select_as_documented() {
 fn malformed_label_selectors_are_a_bad_request_that_says_where() {
     for (selector, message) in [
         ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
-        ("a,", "unable to parse requirement: found '', expected: identifier after ','"),
-        ("a in x", "unable to parse requirement: found 'x', expected: '('"),
-        ("=a", "unable to parse requirement: found '=', expected: !, identifier, or 'end of string'"),
+        ("a,", "found '', expected: identifier after ','"),
+        ("a in x", "unable to parse requirement: found 'x' expected: '('"),
+        ("=a", "found '=', expected: !, identifier, or 'end of string'"),
+        ("a=b c", "found 'c', expected: ',' or 'end of string'"),
+        ("!", "unable to parse requirement: found '', expected: identifier"),
     ] {
         let error = LabelSelector::parse(selector).expect_err(selector);
         assert_eq!((error.code, error.message.as_str()), (400, message));

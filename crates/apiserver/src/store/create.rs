@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::auth::access::{self, Action, ResourceAction};
 use crate::auth::escalation;
 use crate::builtin;
 use crate::meta::{self, NameRule};
 use crate::ownership::{self, Operation};
-use crate::resource::{ResourceInfo, api_version, split_api_version};
-use crate::status_error::StatusError;
+use crate::resource::{Gvk, ResourceInfo, api_version, split_api_version};
+use crate::schema::go_json_type;
+use crate::status_error::{FieldError, StatusError};
 use crate::store::applying::{Author, Owners, set_managed_fields};
 use crate::store::objects::{Entry, Store};
 use crate::store::{Body, Context, FieldValidation, Subresource, WriteOptions, Written};
@@ -105,26 +106,16 @@ fn check_type(info: &ResourceInfo, value: &mut Value) -> Result<(), StatusError>
     let Some(map) = value.as_object_mut() else {
         return Err(StatusError::bad_request("the body of the request is not an object"));
     };
+    if !info.builtin {
+        check_custom_type(info, map)?;
+    }
     for (key, expected) in [("apiVersion", expected.as_str()), ("kind", info.gvk.kind.as_str())] {
         match map.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()) {
             None => {
                 map.insert(key.to_owned(), Value::from(expected));
             }
             Some(given) if given == expected => {}
-            Some(given) if key == "apiVersion" => {
-                return Err(StatusError::bad_request(format!(
-                    "the API version in the data ({given}) does not match the expected API version ({expected})"
-                )));
-            }
-            Some(given) => {
-                let (group, version) =
-                    split_api_version(map.get("apiVersion").and_then(Value::as_str).unwrap_or_default());
-                return Err(StatusError::bad_request(format!(
-                    "{given} in version {version:?} cannot be handled as a {expected}: no kind {given:?} is registered \
-                     for version {:?} in this resource",
-                    api_version(group, version)
-                )));
-            }
+            Some(_) => return Err(other_builtin_kind(info, map)),
         }
     }
     match map.get("metadata") {
@@ -133,14 +124,43 @@ fn check_type(info: &ResourceInfo, value: &mut Value) -> Result<(), StatusError>
         }
         Some(Value::Object(_)) => {}
         Some(_) => {
-            return Err(cannot_be_handled(
-                info,
-                "json: cannot unmarshal metadata into Go value of type v1.ObjectMeta",
-            ));
+            let kind = &info.gvk.kind;
+            let field =
+                if info.builtin { format!("struct field {kind}.metadata") } else { "value".to_owned() };
+            let found = map.get("metadata").map_or("null", go_json_type);
+            let why = format!("json: cannot unmarshal {found} into Go {field} of type v1.ObjectMeta");
+            return Err(cannot_be_handled(info, &why));
         }
     }
     meta::drop_nulls(meta::metadata_mut(value));
     Ok(())
+}
+
+fn check_custom_type(info: &ResourceInfo, map: &Map<String, Value>) -> Result<(), StatusError> {
+    let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default();
+    let (expected, given) = (info.api_version(), text("apiVersion"));
+    if !given.is_empty() && given != expected {
+        return Err(StatusError::other_version(given, &expected));
+    }
+    let (Gvk { group, kind, .. }, given) = (&info.gvk, text("kind"));
+    if !given.is_empty() && given != kind {
+        let error = FieldError::invalid("kind", &Value::from(given), format!("must be {kind}"));
+        let name = map.get("metadata").and_then(|it| it.get("name")).and_then(Value::as_str);
+        return Err(StatusError::invalid_kind(group, given, name.unwrap_or_default(), &[error]));
+    }
+    Ok(())
+}
+
+fn other_builtin_kind(info: &ResourceInfo, map: &Map<String, Value>) -> StatusError {
+    let text = |key: &str| map.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let expected = info.api_version();
+    let (given, version) = (text("kind").unwrap_or(&info.gvk.kind), text("apiVersion").unwrap_or(&expected));
+    let short = split_api_version(version).1;
+    StatusError::bad_request(format!(
+        "{given} in version {short:?} cannot be handled as a {}: no kind {given:?} is registered for version \
+         {version:?} in this resource",
+        info.gvk.kind
+    ))
 }
 
 /// Puts the request's namespace into the object, or refuses one that differs.
@@ -219,7 +239,7 @@ impl Store {
                 meta::is_deleting(&existing.object),
             ));
         }
-        self.validate(info, &value, None)?;
+        self.validate(info, Subresource::Main, &value, None)?;
         self.check_room(&value, true)?;
         self.service_addresses.allocate(info, &mut value, None, options.dry_run)?;
         Ok(if options.dry_run { Arc::new(value) } else { self.commit(info, value, ctx.now) })
@@ -331,14 +351,18 @@ impl Store {
     pub(super) fn validate(
         &self,
         info: &ResourceInfo,
+        subresource: Subresource,
         new: &Value,
         old: Option<&Value>,
     ) -> Result<(), StatusError> {
         let mut errors = meta::validate(new, NameRule::of(&info.gvk.group, &info.plural), &self.limits);
-        if info.builtin {
-            errors.extend(builtin::validate(info, new, old, &self.limits));
-        } else if let Some(schema) = &info.compiled {
-            errors.extend(schema.validate(new, old));
+        match &info.compiled {
+            _ if info.builtin => errors.extend(builtin::validate(info, new, old, &self.limits)),
+            Some(schema) if subresource == Subresource::Status => {
+                errors.extend(schema.validate_status(new, old));
+            }
+            Some(schema) => errors.extend(schema.validate(new, old)),
+            None => {}
         }
         if errors.is_empty() { Ok(()) } else { Err(StatusError::invalid(info, meta::name(new), &errors)) }
     }

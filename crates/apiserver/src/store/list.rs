@@ -50,14 +50,13 @@ impl Continue {
     }
 }
 
-/// Reads a `resourceVersion` parameter; `None` if it is absent or empty.
-pub(super) fn parse_version(text: Option<&str>) -> Result<Option<u64>, StatusError> {
+/// Reads a `resourceVersion` parameter; `None` if it is absent or empty. The error is what it says about the text.
+pub(super) fn parse_version(text: Option<&str>) -> Result<Option<u64>, String> {
     match text.filter(|text| !text.is_empty()) {
         None => Ok(None),
         Some(text) => text.parse().map(Some).map_err(|_| {
-            let error =
-                FieldError::invalid("resourceVersion", &Value::from(text), "invalid resource version");
-            options_error(error)
+            let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+            FieldError::invalid("resourceVersion", &Value::from(text), why).to_string()
         }),
     }
 }
@@ -93,7 +92,7 @@ fn check_match(request: &ListRequest, version: Option<u64>) -> Result<(), Status
         }
         "Exact" => Ok(()),
         other => {
-            let supported = ["Exact", "NotOlderThan"];
+            let supported = ["Exact", "NotOlderThan", ""];
             Err(options_error(FieldError::not_supported(MATCH, &Value::from(other), supported)))
         }
     }
@@ -115,7 +114,8 @@ impl Store {
     /// A version in the future is [`StatusError::version_in_future`]; the caller may wait for writes and ask again.
     pub fn list(&self, info: &Arc<ResourceInfo>, request: &ListRequest) -> Result<ListResult, StatusError> {
         request.fields.validate(info)?;
-        let version = parse_version(request.resource_version.as_deref())?;
+        let version = parse_version(request.resource_version.as_deref())
+            .map_err(|why| StatusError::bad_request(format!("invalid resource version: {why}")))?;
         check_match(request, version)?;
         let token = request.continue_token.as_deref().filter(|token| !token.is_empty());
         if let Some(token) = token {
@@ -123,8 +123,11 @@ impl Store {
                 let why = "specifying resource version is not allowed when using continue";
                 return Err(StatusError::bad_request(why));
             }
-            let token = Continue::decode(token)
-                .ok_or_else(|| StatusError::bad_request("continue key is not valid: encoding is wrong"))?;
+            let token = Continue::decode(token).ok_or_else(|| {
+                StatusError::bad_request(
+                    "invalid continue token: continue key is not valid: encoding is wrong",
+                )
+            })?;
             return self.next_page(info, request, &token);
         }
         if let Some(version) = version.filter(|version| *version > self.resource_version()) {

@@ -41,13 +41,13 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
+        let uid = meta::uid(&value);
+        if !uid.is_empty() && uid != meta::uid(&old) {
+            let (namespace, found) = (meta::namespace(&old), meta::uid(&old));
+            return Err(StatusError::other_uid(info, namespace, &target.name, uid, found));
+        }
         if meta::resource_version(&value).is_empty() && !info.unconditional_update {
-            let error = FieldError::invalid(
-                "metadata.resourceVersion",
-                &Value::from(0),
-                "must be specified for an update",
-            );
-            return Err(StatusError::invalid(info, &target.name, &[error]));
+            return Err(StatusError::version_required(info, &target.name));
         }
         let object = self.replace(ctx, target, subresource, &old, value, Owners::Changed, options)?;
         Ok(Written { object, warnings, created: false })
@@ -95,7 +95,7 @@ impl Store {
         }
         set_managed_fields(&mut new, managed);
         self.check_grants(info, &new, Some(old), options)?;
-        self.validate(info, &new, Some(old))?;
+        self.validate(info, subresource, &new, Some(old))?;
         self.check_room(&new, false)?;
         self.service_addresses.allocate(info, &mut new, Some(old), options.dry_run)?;
         if options.dry_run {
@@ -138,12 +138,12 @@ pub(super) fn check_name(target: &Target, value: &mut Value) -> Result<(), Statu
 
 fn check_preconditions(info: &ResourceInfo, old: &Value, new: &Value) -> Result<(), StatusError> {
     let (version, uid) = (meta::resource_version(new), meta::uid(new));
+    if !version.is_empty() && version.parse::<u64>().is_err() {
+        return Err(StatusError::not_a_version(version));
+    }
     if !uid.is_empty() && uid != meta::uid(old) {
-        let why = format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-            meta::uid(old)
-        );
-        return Err(StatusError::conflict(info, meta::name(old), &why));
+        let error = FieldError::immutable("metadata.uid", &Value::from(uid));
+        return Err(StatusError::invalid(info, meta::name(old), &[error.clone(), error]));
     }
     if !version.is_empty() && version != "0" && version != meta::resource_version(old) {
         return Err(StatusError::modified(info, meta::name(old)));

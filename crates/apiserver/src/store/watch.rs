@@ -51,7 +51,8 @@ impl Store {
     ) -> Result<WatchStart, StatusError> {
         request.fields.validate(info)?;
         check_options(request)?;
-        let from = parse_version(request.resource_version.as_deref())?.unwrap_or(0);
+        let from = parse_version(request.resource_version.as_deref());
+        let from = from.map_err(|why| StatusError::new(500, "", why))?.unwrap_or(0);
         let now = self.resource_version();
         let streaming = request.send_initial_events == Some(true);
         if streaming && from > now {

@@ -17,6 +17,7 @@ mod deletes;
 mod formats;
 mod kinds;
 mod reads;
+mod refusals;
 mod roles;
 mod tokens;
 mod watches;

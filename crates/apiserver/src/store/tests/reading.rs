@@ -104,7 +104,7 @@ fn list_options_that_contradict_each_other_are_refused() {
     assert_eq!(list("0", "Exact", ""), Some((422, false)));
     assert_eq!(list("1", "Exact", ""), Some((410, false)));
     assert_eq!(list("", "", "nonsense"), Some((400, false)));
-    assert_eq!(list("x", "", ""), Some((422, false)));
+    assert_eq!(list("x", "", ""), Some((400, false)));
     assert_eq!(list(&future, "NotOlderThan", ""), Some((504, true)));
 }
 

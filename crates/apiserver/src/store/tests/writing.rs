@@ -198,7 +198,7 @@ fn custom_resources_are_pruned_defaulted_and_judged() {
         .expect_err("no version");
     assert_eq!(
         error.message,
-        "Widget.lab.example.com \"w\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
+        "widgets.lab.example.com \"w\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
     );
     let error = world.try_patch("widgets", "w", PatchType::Strategic, json!({})).expect_err("custom");
     assert_eq!(error.code, 415);
@@ -288,7 +288,7 @@ fn builtin_bodies_of_a_wrong_type_or_with_unknown_fields_are_told() {
     assert_eq!((error.code, error.reason.as_str()), (400, "BadRequest"));
     assert_eq!(
         error.message,
-        "Pod in version \"v1\" cannot be handled as a Pod: json: cannot unmarshal string into Go struct field Pod.spec.terminationGracePeriodSeconds of type int64"
+        "Pod in version \"v1\" cannot be handled as a Pod: json: cannot unmarshal string into Go struct field PodSpec.spec.terminationGracePeriodSeconds of type int64"
     );
     let body = Body { value: config_map("dup"), duplicates: vec!["data.a".to_owned()] };
     let info = world.info("configmaps");
@@ -531,7 +531,7 @@ fn metadata_of_custom_resources_has_the_types_of_object_meta() {
     );
     assert_eq!(
         error.expect_err("a number").message,
-        "Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal number into Go struct field Widget.metadata.labels.a of type string"
+        "Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"
     );
 }
 
