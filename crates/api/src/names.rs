@@ -14,6 +14,12 @@ pub const ANNOTATION_POLICY_NAME: &str = "egressgateway.spidernet.io/policy-name
 /// Label of a Namespace: gateway of its policies that name none.
 pub const LABEL_DEFAULT_GATEWAY: &str = "spidernet.io/egressgateway-default";
 
+/// Annotation of an EgressGateway: EIPs that are to move to other nodes, `10.6.1.55=node-b`, with commas between several.
+/// Taken off once that is done, or refused.
+pub const ANNOTATION_MOVE: &str = "egressgateway.spidernet.io/move-eip";
+/// Annotation of an EgressGateway: what became of the last such wishes.
+pub const ANNOTATION_MOVE_RESULT: &str = "egressgateway.spidernet.io/move-eip-result";
+
 /// Keeps an EgressGateway until no policy uses it.
 pub const FINALIZER_GATEWAY: &str = "egressgateway.spidernet.io/egressgateway";
 /// Keeps an EgressTunnel until its mark and addresses are free again.

@@ -1,5 +1,7 @@
 //! What the controller counts.
 
+mod tunnel_resources;
+
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use self::tunnel_resources::TunnelResources;
 use crate::write::Outcome;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -36,6 +39,11 @@ struct WriteResult {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Election {
+    name: &'static str,
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -50,6 +58,8 @@ pub(crate) struct Metrics {
     port_blocks: Gauge,
     nodes_without_block: Gauge,
     endpoints: Gauge,
+    tunnel_resources: TunnelResources,
+    leads: Family<Election, Gauge>,
 }
 
 impl Metrics {
@@ -69,8 +79,14 @@ impl Metrics {
             port_blocks: Gauge::default(),
             nodes_without_block: Gauge::default(),
             endpoints: Gauge::default(),
+            tunnel_resources: TunnelResources::default(),
+            leads: Family::default(),
         };
-        let mut registry = Registry::with_prefix("egressgateway_controller");
+        let mut root = Registry::default();
+        metrics.tunnel_resources.register(&mut root);
+        let text = "Whether this replica leads, under the name that controllers commonly give it";
+        root.register("leader_election_master_status", text, metrics.leads.clone());
+        let registry = root.sub_registry_with_prefix("egressgateway_controller");
         registry.register("leading", "Whether this replica leads", metrics.leading.clone());
         registry.register("plan_seconds", "Time to make a plan", metrics.plan_seconds.clone());
         registry.register("write_seconds", "Time to write a plan", metrics.write_seconds.clone());
@@ -83,11 +99,12 @@ impl Metrics {
         let text = "Pairs of EIP and node that got no block because all ports are leased";
         registry.register("nodes_without_block", text, metrics.nodes_without_block.clone());
         registry.register("endpoints", "Entries of all endpoint slices", metrics.endpoints.clone());
-        (metrics, registry)
+        (metrics, root)
     }
 
     pub(crate) fn leads(&self, leads: bool) {
         self.leading.set(leads.into());
+        self.leads.get_or_create(&Election { name: "egressgateway" }).set(leads.into());
     }
 
     pub(crate) fn refused(&self) {
@@ -118,6 +135,7 @@ impl Metrics {
         for policy in plan.policies.values() {
             self.policies.get_or_create(&Reason { reason: policy.reason.code().to_owned() }).inc();
         }
+        self.tunnel_resources.planned(&plan.tunnels);
         self.tunnels.clear();
         for tunnel in plan.tunnels.values() {
             self.tunnels.get_or_create(&Phase { phase: tunnel.phase.as_str() }).inc();

@@ -14,6 +14,7 @@ use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use model::EipPair;
 use model::cluster::{ClusterNetworks, PodCidrMode, PodKey};
+use model::gateway::MoveRequest;
 use model::policy::PolicyKey;
 use plan::snapshot::{
     ClusterInfoRecord, Endpoint, GatewayNode, GatewayRecord, GatewayStatus, LeaseRecord, PolicyRecord,
@@ -26,6 +27,10 @@ pub(crate) fn gateway(object: &EgressGateway) -> GatewayRecord {
         created_at_s: convert::created_at(&object.metadata),
         deleting: object.metadata.deletion_timestamp.is_some(),
         kept: object.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER_GATEWAY),
+        moves: object
+            .annotations()
+            .get(names::ANNOTATION_MOVE)
+            .map_or_else(Vec::new, |text| MoveRequest::parse_list(text)),
         status: object.status.as_ref().map(gateway_status).unwrap_or_default(),
     }
 }

@@ -11,9 +11,11 @@ use api::v1beta1::{
 };
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::api::ObjectMeta;
 use model::cluster::{ClusterNetworks, PodCidrMode};
 use model::policy::PolicyKey;
 use model::{EipPair, Reason};
+use plan::moves::Moves;
 use plan::outcome::{GatewayPlan, PolicyPlan, TunnelPlan};
 use plan::snapshot::{Endpoint, Usage};
 
@@ -41,6 +43,21 @@ pub(crate) fn gateway_status(
         ip_usage: usage(planned.status.usage),
         conditions,
     }
+}
+
+/// Takes wishes that have ended off an object, and says what became of them.
+pub(crate) fn moves(metadata: &mut ObjectMeta, moves: &Moves) {
+    if moves.ended.is_empty() {
+        return;
+    }
+    let annotations = metadata.annotations.get_or_insert_default();
+    annotations.remove(names::ANNOTATION_MOVE);
+    if !moves.waiting.is_empty() {
+        annotations.insert(names::ANNOTATION_MOVE.to_owned(), moves.waiting.join(","));
+    }
+    let results: Vec<String> =
+        moves.ended.iter().map(|(text, reason)| format!("{text}: {}: {reason}", reason.code())).collect();
+    annotations.insert(names::ANNOTATION_MOVE_RESULT.to_owned(), results.join("\n"));
 }
 
 fn gateway_eip((eip, policies): (&EipPair, &BTreeSet<PolicyKey>)) -> GatewayEip {

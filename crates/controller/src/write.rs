@@ -164,6 +164,7 @@ impl Writer<'_> {
             let mut wanted = object.clone();
             let deleting = object.metadata.deletion_timestamp.is_some();
             set_finalizer(&mut wanted.metadata, names::FINALIZER_GATEWAY, planned.keep, deleting);
+            render::moves(&mut wanted.metadata, &planned.moves);
             let pools = &mut wanted.spec.ippools;
             if let Some(address) = planned.fill_default_v4.filter(|_| pools.ipv4_default_eip.is_empty()) {
                 pools.ipv4_default_eip = address.to_string();

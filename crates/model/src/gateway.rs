@@ -51,3 +51,57 @@ impl Gateway {
         EipPair::new(self.default_v4, self.default_v6)
     }
 }
+
+/// A wish that an EIP be carried by another node of its gateway, `10.6.1.55=node-b`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoveRequest {
+    /// As it was written.
+    pub text: String,
+    /// An address of the EIP and the node, or what is wrong with the text.
+    pub wanted: Result<(IpAddr, String), String>,
+}
+
+impl MoveRequest {
+    /// Reads wishes that commas part.
+    #[must_use]
+    pub fn parse_list(text: &str) -> Vec<Self> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(|part| Self { text: part.to_owned(), wanted: parse(part) }).collect()
+    }
+}
+
+fn parse(text: &str) -> Result<(IpAddr, String), String> {
+    let (address, node) = text.split_once('=').ok_or("is not of the form EIP=NODE, like 10.6.1.55=node-b")?;
+    let address = address.trim();
+    let parsed = address.parse().map_err(|_| format!("`{address}` is not an address"))?;
+    match node.trim() {
+        "" => Err("names no node".to_owned()),
+        node => Ok((parsed, node.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn moves_are_read_one_by_one() {
+        let moves = MoveRequest::parse_list(" 10.6.1.55=b, fd00::1 = c ,nonsense,1.2.3=d,10.6.1.1=,");
+        let texts: Vec<&str> = moves.iter().map(|request| request.text.as_str()).collect();
+        assert_eq!(texts, ["10.6.1.55=b", "fd00::1 = c", "nonsense", "1.2.3=d", "10.6.1.1="]);
+        let good: Vec<bool> = moves.iter().map(|request| request.wanted.is_ok()).collect();
+        assert_eq!(good, [true, true, false, false, false]);
+        assert_eq!(moves[1].wanted, Ok(("fd00::1".parse().unwrap(), "c".to_owned())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_harm(text in ".{0,200}") {
+            for request in MoveRequest::parse_list(&text) {
+                prop_assert!(!request.text.is_empty());
+            }
+        }
+    }
+}

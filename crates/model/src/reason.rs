@@ -137,6 +137,29 @@ pub enum Reason {
         /// What is not supported and what to do instead
         problem: String,
     },
+    /// An EIP was moved because somebody asked for it.
+    Moved {
+        /// The EIP
+        eip: EipPair,
+        /// Where it was
+        from: String,
+        /// Where it is
+        node: String,
+    },
+    /// An EIP is already where somebody asked to have it.
+    MoveUnneeded {
+        /// The EIP
+        eip: EipPair,
+        /// Where it is
+        node: String,
+    },
+    /// An EIP can't be moved as somebody asked.
+    MoveRefused {
+        /// As it was asked for
+        request: String,
+        /// Why not
+        problem: String,
+    },
     /// All is well: an EIP is in force.
     Assigned,
     /// All is well: the EIP that was the gateway's default when the policy got it is in force.
@@ -179,6 +202,9 @@ impl Reason {
             Self::OtherPoliciesWin { .. } => "OtherPoliciesWin",
             Self::NotDegraded => "NotDegraded",
             Self::FormerDefault { .. } => "FormerDefault",
+            Self::Moved { .. } => "Moved",
+            Self::MoveUnneeded { .. } => "MoveUnneeded",
+            Self::MoveRefused { .. } => "MoveRefused",
             Self::Assigned => "Assigned",
             Self::NodeAddress => "NodeAddress",
             Self::Ready => "Ready",
@@ -191,6 +217,8 @@ impl Reason {
         matches!(
             self,
             Self::Assigned
+                | Self::Moved { .. }
+                | Self::MoveUnneeded { .. }
                 | Self::FormerDefault { .. }
                 | Self::NodeAddress
                 | Self::Ready
@@ -291,6 +319,11 @@ impl fmt::Display for Reason {
                 "the EIP is in force; the gateway's default is now {default}, which new policies get: make this policy \
                  anew to use it"
             ),
+            Self::Moved { eip, from, node } => write!(f, "{eip} moved from node {from} to node {node}, as asked"),
+            Self::MoveUnneeded { eip, node } => write!(f, "{eip} is on node {node} already"),
+            Self::MoveRefused { request, problem } => {
+                write!(f, "metadata.annotations[egressgateway.spidernet.io/move-eip]: `{request}`: {problem}")
+            }
             Self::Assigned => f.write_str("the EIP is in force"),
             Self::NodeAddress => f.write_str(
                 "pods leave with the gateway node's own address; unlike with an EIP, connections end when that node fails",

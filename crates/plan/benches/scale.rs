@@ -66,6 +66,7 @@ fn cluster(size: Size) -> ClusterSnapshot {
             created_at_s: 0,
             deleting: false,
             kept: true,
+            moves: Vec::new(),
             status: Default::default(),
         };
         snapshot.absorb(Event::Gateway(format!("gateway-{number:04}"), Some(record)));

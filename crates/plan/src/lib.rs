@@ -23,6 +23,7 @@ pub mod eips;
 pub mod endpoint_slices;
 pub mod gateways;
 pub mod leases;
+pub mod moves;
 pub mod outcome;
 pub mod placement;
 pub mod selection;
@@ -83,7 +84,10 @@ pub(crate) fn compute(
         tunnels,
         leases: leases::objects(snapshot, &ports),
         unleased: outcome::unleased(&ports),
-        wake_at_s: outcome::wake_at_s(&ports),
+        wake_at_s: [outcome::wake_at_s(&ports), moves::wake_at_s(snapshot, &gateways)]
+            .into_iter()
+            .flatten()
+            .min(),
         cluster_networks: cluster_networks::plan(snapshot),
         slices: endpoint_slices::plan(snapshot, selection),
         notices: Vec::new(),

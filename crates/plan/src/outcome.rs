@@ -15,6 +15,7 @@ use model::{EipPair, Reason};
 use crate::eips::{Allocation, Grant};
 use crate::gateways::{Examined, Gateways};
 use crate::leases::EipPlan;
+use crate::moves::Moves;
 use crate::placement::{Placement, able};
 use crate::selection::Selection;
 use crate::snapshot::{
@@ -58,6 +59,8 @@ pub struct GatewayPlan {
     pub whole: Option<Reason>,
     /// Whether our finalizer is to keep it
     pub keep: bool,
+    /// What became of moves that people asked for
+    pub moves: Moves,
     /// The default EIP to write where the object leaves it open
     pub fill_default_v4: Option<Ipv4Addr>,
     /// The default EIP to write where the object leaves it open
@@ -188,7 +191,9 @@ pub(crate) fn gateway_plans(
         let whole =
             not_ready(&status).or_else(|| examined.record.status.whole.as_ref().map(|_| Reason::NotDegraded));
         status.whole = whole.as_ref().map(Verdict::from);
-        let plan = GatewayPlan { status, reason, ports, whole, keep, fill_default_v4, fill_default_v6 };
+        let moves = placement.moves.get(name).cloned().unwrap_or_default();
+        let plan =
+            GatewayPlan { status, reason, ports, whole, keep, moves, fill_default_v4, fill_default_v6 };
         plans.insert((*name).to_owned(), plan);
     }
     plans
@@ -347,6 +352,10 @@ pub(crate) fn notices(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Notice> {
     for (name, gateway) in &plan.gateways {
         let before = snapshot.gateways.get(name).map(|record| record.status.clone()).unwrap_or_default();
         let after = &gateway.status;
+        for (_, reason) in &gateway.moves.ended {
+            let subject = Subject::Gateway(name.clone());
+            notices.extend(verdict_notice(subject, None, Some(&Verdict::from(reason))));
+        }
         for (before, after) in
             [(&before.verdict, &after.verdict), (&before.ports, &after.ports), (&before.whole, &after.whole)]
         {

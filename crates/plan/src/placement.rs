@@ -12,6 +12,7 @@ use model::tunnel::Phase;
 
 use crate::eips::{Allocation, Grant};
 use crate::gateways::{Examined, Gateways};
+use crate::moves::{self, Moves};
 use crate::outcome::TunnelPlan;
 use crate::snapshot::ClusterSnapshot;
 
@@ -22,6 +23,8 @@ pub struct Placement<'a> {
     pub of_eip: BTreeMap<EipPair, Option<&'a str>>,
     /// The node whose own address each policy's pods leave with, of those that ask for one
     pub lenders: BTreeMap<&'a PolicyKey, Option<&'a str>>,
+    /// What became of moves that people asked for, by gateway
+    pub moves: BTreeMap<&'a str, Moves>,
 }
 
 /// Places every EIP in use, and every policy that is to leave with a node's own address.
@@ -36,13 +39,20 @@ pub fn place<'a>(
     let mut load: BTreeMap<&str, usize> = BTreeMap::new();
     let mut placement = Placement::default();
     let mut homeless: Vec<(EipPair, BTreeSet<&'a str>)> = Vec::new();
+    let mut targets: BTreeMap<EipPair, &str> = BTreeMap::new();
+    for (name, examined) in gateways.by_name.iter().filter(|(_, it)| !it.record.moves.is_empty()) {
+        let (of_gateway, moves) = moves::examine(snapshot, name, examined, tunnels, allocation, &claims);
+        targets.extend(of_gateway);
+        placement.moves.insert(name, moves);
+    }
     for (eip, (gateway, _)) in &allocation.eips {
         let Some(examined) = gateways.by_name.get(gateway) else {
             continue;
         };
         let able = able(examined, tunnels);
         let current = current(examined, *eip).filter(|node| able.contains(node));
-        match settle(current, claims.get(eip), &able) {
+        let asked = targets.get(eip).copied();
+        match asked.or_else(|| settle(current, claims.get(eip), &able)) {
             Some(node) => {
                 *load.entry(node).or_default() += 1;
                 placement.of_eip.insert(*eip, Some(node));
@@ -106,13 +116,13 @@ pub(crate) fn able<'a>(examined: &Examined<'a>, tunnels: &BTreeMap<String, Tunne
 }
 
 /// Where the gateway's status says that the EIP is, as far as that node is still one of its own.
-fn current<'a>(examined: &Examined<'a>, eip: EipPair) -> Option<&'a str> {
+pub(crate) fn current<'a>(examined: &Examined<'a>, eip: EipPair) -> Option<&'a str> {
     let mut nodes = examined.record.status.nodes.iter();
     let (name, _) = nodes.find(|(_, node)| node.eips.contains_key(&eip))?;
     examined.nodes.get(name.as_str()).copied()
 }
 
-type Claims<'a> = BTreeMap<EipPair, BTreeMap<&'a str, i64>>;
+pub(crate) type Claims<'a> = BTreeMap<EipPair, BTreeMap<&'a str, i64>>;
 
 /// Who says that it answers for which EIP, and with which epoch.
 fn claims(snapshot: &ClusterSnapshot) -> Claims<'_> {
@@ -127,7 +137,7 @@ fn claims(snapshot: &ClusterSnapshot) -> Claims<'_> {
 }
 
 /// The node that has the EIP: the newest claimant, unless the current one's claim is as new.
-fn settle<'a>(
+pub(crate) fn settle<'a>(
     current: Option<&'a str>,
     claims: Option<&BTreeMap<&'a str, i64>>,
     able: &BTreeSet<&'a str>,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::cluster::{ClusterInfo, ClusterNetworks, ControlPlaneRanges, Node, Pod, PodKey, PoolKind};
-use model::gateway::Gateway;
+use model::gateway::{Gateway, MoveRequest};
 use model::policy::{Policy, PolicyKey};
 use model::port_lease::{BlockState, PortLease};
 use model::selector::Labels;
@@ -51,8 +51,19 @@ pub struct ClusterSnapshot {
     pub services: BTreeMap<PodKey, BTreeSet<IpAddr>>,
     /// Since when nodes that hold leases have been gone
     pub(crate) gone_since_s: BTreeMap<String, i64>,
+    /// Moves that have been asked for, by gateway and as they were written
+    pub(crate) moving: BTreeMap<(String, String), Moving>,
     /// Since when blocks have been draining
     pub(crate) draining_since_s: BTreeMap<(String, EipPair, PortBlock), i64>,
+}
+
+/// A move that has been asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Moving {
+    /// Since when that is known
+    pub(crate) since_s: i64,
+    /// Where the EIP was then
+    pub(crate) from: Option<String>,
 }
 
 /// An EgressGateway.
@@ -66,6 +77,8 @@ pub struct GatewayRecord {
     pub deleting: bool,
     /// Whether our finalizer keeps it
     pub kept: bool,
+    /// EIPs that people want on other nodes
+    pub moves: Vec<MoveRequest>,
     /// What its status says now
     pub status: GatewayStatus,
 }
@@ -272,7 +285,9 @@ impl ClusterSnapshot {
     pub fn absorb(&mut self, event: Event) -> bool {
         match event {
             Event::Now(now_s) => {
-                let waits = !self.gone_since_s.is_empty() || !self.draining_since_s.is_empty();
+                let waits = !self.gone_since_s.is_empty()
+                    || !self.draining_since_s.is_empty()
+                    || !self.moving.is_empty();
                 std::mem::replace(&mut self.now_s, now_s) != now_s && waits
             }
             Event::Node(name, node) => {
@@ -282,7 +297,10 @@ impl ClusterSnapshot {
             }
             Event::Namespace(name, labels) => put(&mut self.namespaces, &name, labels),
             Event::Pod(key, pod) => put(&mut self.pods, &key, pod),
-            Event::Gateway(name, gateway) => put(&mut self.gateways, &name, gateway),
+            Event::Gateway(name, gateway) => {
+                self.note_moves(&name, gateway.as_ref());
+                put(&mut self.gateways, &name, gateway)
+            }
             Event::Policy(key, policy) => put(&mut self.policies, &key, policy),
             Event::Tunnel(name, tunnel) => put(&mut self.tunnels, &name, tunnel),
             Event::Lease(name, lease) => {
@@ -316,6 +334,21 @@ impl ClusterSnapshot {
             self.gone_since_s.entry(name.to_owned()).or_insert(self.now_s);
         } else {
             self.gone_since_s.remove(name);
+        }
+    }
+
+    /// Remembers since when a move has been asked for, and from where it is.
+    fn note_moves(&mut self, name: &str, gateway: Option<&GatewayRecord>) {
+        let requests = gateway.map(|gateway| gateway.moves.as_slice()).unwrap_or_default();
+        self.moving
+            .retain(|(known, text), _| known != name || requests.iter().any(|request| request.text == *text));
+        for request in requests {
+            let address = request.wanted.as_ref().ok().map(|(address, _)| *address);
+            let mut eips = gateway.into_iter().flat_map(|gateway| gateway.status.eips());
+            let from = eips.find(|(eip, _, _)| address.is_some_and(|address| eip.contains(address)));
+            let from = from.and_then(|(_, node, _)| node.map(str::to_owned));
+            let key = (name.to_owned(), request.text.clone());
+            self.moving.entry(key).or_insert(Moving { since_s: self.now_s, from });
         }
     }
 

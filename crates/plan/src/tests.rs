@@ -1,8 +1,10 @@
 //! Small clusters, planned and applied as the shell would.
 
+mod acceptance;
 mod cluster_networks;
 mod lease_writes;
 mod leases;
+mod moves;
 mod node_address;
 mod overlap;
 mod pool_changes;
@@ -121,6 +123,7 @@ impl World {
             created_at_s: before.as_ref().map_or(created_at_s, |record| record.created_at_s),
             deleting: false,
             kept: true,
+            moves: Vec::new(),
             status: before.map(|record| record.status).unwrap_or_default(),
         };
         self.snapshot.absorb(Event::Gateway(name.to_owned(), Some(record)));
@@ -246,6 +249,7 @@ fn statuses(plan: &Plan) -> Plan {
     let mut plan = Plan { notices: Vec::new(), wake_at_s: None, ..plan.clone() };
     for gateway in plan.gateways.values_mut() {
         (gateway.fill_default_v4, gateway.fill_default_v6) = (None, None);
+        gateway.moves.ended.clear();
     }
     for policy in plan.policies.values_mut() {
         policy.fill_gateway = None;
@@ -262,6 +266,7 @@ pub(crate) fn apply(snapshot: &mut ClusterSnapshot, plan: &Plan) {
         let Some(mut record) = snapshot.gateways.get(name).cloned() else { continue };
         record.status = planned.status.clone();
         record.kept = planned.keep;
+        record.moves.retain(|request| planned.moves.waiting.contains(&request.text));
         if let Ok(gateway) = &mut record.spec {
             gateway.default_v4 = gateway.default_v4.or(planned.fill_default_v4);
             gateway.default_v6 = gateway.default_v6.or(planned.fill_default_v6);

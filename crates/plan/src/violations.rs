@@ -128,7 +128,13 @@ fn moves(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation
                 .tunnels
                 .get(after)
                 .is_some_and(|tunnel| tunnel.tunnel.claims.iter().any(|claim| claim.eip == eip));
-            if before != after && could_stay && !claimed && !is_ambiguous {
+            let is_asked_for = record.moves.iter().any(|request| {
+                let wanted = request.wanted.as_ref();
+                wanted.is_ok_and(|(address, node)| {
+                    eip.contains(*address) && [before, after].contains(&node.as_str())
+                })
+            });
+            if before != after && could_stay && !claimed && !is_ambiguous && !is_asked_for {
                 found.insert(Violation::EipMovedWithoutCause(eip, before.to_owned()));
             }
         }

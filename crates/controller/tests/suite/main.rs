@@ -2,4 +2,5 @@
 
 mod behaviour;
 mod harness;
+mod moves;
 mod tools;
