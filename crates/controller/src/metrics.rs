@@ -5,8 +5,8 @@ mod tunnel_resources;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use plan::Plan;
 use plan::snapshot::Usage;
+use plan::{Changed, Plan};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -111,8 +111,15 @@ impl Metrics {
         self.violations.inc();
     }
 
-    pub(crate) fn planned(&self, plan: &Plan, took: Duration) {
+    pub(crate) fn planned(&self, plan: &Plan, changed: &Changed, took: Duration) {
         self.plan_seconds.observe(took.as_secs_f64());
+        if *changed == Changed::Everything {
+            self.counted(plan);
+        }
+    }
+
+    /// Counts what there is of everything.
+    pub(crate) fn counted(&self, plan: &Plan) {
         self.pool_addresses.clear();
         for (name, gateway) in &plan.gateways {
             let Usage { v4_total, v4_free, v6_total, v6_free } = gateway.status.usage;
@@ -163,7 +170,7 @@ mod tests {
     #[test]
     fn metrics_are_encoded_with_our_prefix() {
         let (metrics, registry) = Metrics::new();
-        metrics.planned(&Plan::default(), Duration::from_millis(1));
+        metrics.planned(&Plan::default(), &Changed::Everything, Duration::from_millis(1));
         metrics.written(Outcome { written: 2, ..Outcome::default() }, Duration::from_millis(1));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();

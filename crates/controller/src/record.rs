@@ -170,15 +170,12 @@ fn slice_record(metadata: &ObjectMeta, endpoints: &[EgressEndpoint]) -> Option<S
     let whole = annotations.get(names::ANNOTATION_POLICY_NAME);
     let name = whole.or_else(|| labels.get(names::LABEL_POLICY_NAME))?;
     let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-    let endpoints = endpoints.iter().map(|endpoint| Endpoint {
-        pod: PodKey { namespace: endpoint.ns.clone(), name: endpoint.pod.clone() },
-        addresses: endpoint
-            .ipv4
-            .iter()
-            .chain(&endpoint.ipv6)
-            .filter_map(|address| address.parse().ok())
-            .collect(),
-        node: endpoint.node.clone(),
+    let endpoints = endpoints.iter().map(|endpoint| {
+        let texts = endpoint.ipv4.iter().chain(&endpoint.ipv6);
+        let mut addresses: Vec<_> = texts.filter_map(|address| address.parse().ok()).collect();
+        addresses.sort_unstable();
+        let pod = PodKey { namespace: endpoint.ns.clone(), name: endpoint.pod.clone() };
+        Endpoint { pod, addresses, node: endpoint.node.clone() }
     });
     Some(SliceRecord {
         policy: PolicyKey { namespace: metadata.namespace.clone(), name: name.clone() },

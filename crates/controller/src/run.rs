@@ -10,7 +10,7 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 use plan::outcome::{Notice, Subject};
 use plan::snapshot::GatewayStatus;
-use plan::{Plan, Settings, violations};
+use plan::{Plan, Settings};
 use runtime::admin::{self, Health};
 use runtime::config::{Config, Feature};
 use runtime::lease::{LeaderLease, Timing};
@@ -42,6 +42,9 @@ const GRACE: Duration = Duration::from_secs(8);
 
 /// A list of all port leases that takes longer has failed.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often metrics count everything, which a pass for one pod does not.
+const COUNT: Duration = Duration::from_secs(15);
 
 const USAGE: &str = "usage: egressgateway controller
 
@@ -173,6 +176,7 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
         reporter: options.identity,
         backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(10)),
         waiting: Vec::new(),
+        counted_at: Instant::now(),
         has_read_leases: false,
     };
     supervisor.spawn("plan", planner.run(queue, leads, supervisor.shutdown(), loop_ended));
@@ -211,6 +215,8 @@ struct Planner {
     backoff: Backoff,
     /// Kinds that were waited for when that was last said
     waiting: Vec<Kind>,
+    /// When metrics last counted everything
+    counted_at: Instant,
     /// Whether leases have been read from the API server itself since this replica leads
     has_read_leases: bool,
 }
@@ -248,7 +254,11 @@ impl Planner {
             }
             let is_time = again_at.is_some_and(|at| at <= Instant::now());
             let now = plan::Event::Now(self.clock.now_s());
-            self.state.snapshot.absorb(now);
+            self.state.planner.absorb(now);
+            if self.counted_at.elapsed() >= COUNT {
+                self.metrics.counted(self.state.planner.last());
+                self.counted_at = Instant::now();
+            }
             let is_leading = *leads.borrow_and_update();
             self.metrics.leads(is_leading);
             if !is_leading {
@@ -300,11 +310,13 @@ impl Planner {
     /// Plans once and writes what differs. When to plan again though nothing has happened.
     async fn pass(&mut self, leads: &watch::Receiver<bool>) -> Option<Instant> {
         let start = Instant::now();
-        let plan = plan::plan(&self.state.snapshot);
-        let found = violations(&self.state.snapshot, &plan);
-        self.metrics.planned(&plan, start.elapsed());
+        let (plan, changed) = self.state.planner.plan();
+        self.metrics.planned(plan, &changed, start.elapsed());
+        let notices = plan.notices.clone();
+        let found = self.state.planner.violations(&changed);
         if !found.is_empty() {
             self.metrics.refused();
+            self.state.planner.forget();
             for violation in found.iter().take(10) {
                 error!(%violation, "the plan is wrong and is not written");
             }
@@ -312,19 +324,22 @@ impl Planner {
         }
         let (now, planned) = (Clock::wall(), start.elapsed());
         let start = Instant::now();
-        let outcome = write::write(&self.client, &mut self.state, &plan, &now, || *leads.borrow()).await;
+        let outcome = write::write(&self.client, &mut self.state, &changed, &now, || *leads.borrow()).await;
         self.metrics.written(outcome, start.elapsed());
         if outcome != write::Outcome::default() {
             debug!(?outcome, ?planned, written = ?start.elapsed(), "plan written");
         }
+        let plan = self.state.planner.last();
         // What could not be written is told when it is.
-        let told: Vec<Notice> =
-            plan.notices.iter().filter(|notice| self.is_written(notice, &plan)).cloned().collect();
+        let told: Vec<Notice> = notices.into_iter().filter(|notice| self.is_written(notice, plan)).collect();
         events::publish(&self.client, &self.state, &told, &self.reporter, &now).await;
+        let wake_at_s = plan.wake_at_s;
+        if outcome.conflicts > 0 || outcome.failed > 0 {
+            self.state.planner.forget();
+        }
         if outcome.conflicts == 0 && outcome.failed == 0 {
             self.backoff.reset();
-            let wake_s =
-                plan.wake_at_s.map(|at_s| u64::try_from(at_s - self.clock.now_s()).unwrap_or(0).max(1));
+            let wake_s = wake_at_s.map(|at_s| u64::try_from(at_s - self.clock.now_s()).unwrap_or(0).max(1));
             return wake_s.map(|seconds| Instant::now() + Duration::from_secs(seconds));
         }
         Some(Instant::now() + self.backoff.pause())
@@ -332,7 +347,7 @@ impl Planner {
 
     /// Whether the object that a notice is about is now as planned.
     fn is_written(&self, notice: &Notice, plan: &Plan) -> bool {
-        let snapshot = &self.state.snapshot;
+        let snapshot = self.state.planner.snapshot();
         match &notice.subject {
             Subject::Gateway(name) => {
                 let known = snapshot.gateways.get(name).map(|record| &record.status);

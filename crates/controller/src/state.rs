@@ -14,7 +14,7 @@ use kube::{Resource, ResourceExt};
 use model::cluster::{Node, Pod, PodKey, PoolKind};
 use model::policy::PolicyKey;
 use plan::snapshot::SliceKey;
-use plan::{ClusterSnapshot, Event, Settings};
+use plan::{ClusterSnapshot, Event, Planner, Settings};
 use runtime::watch::Change;
 
 use crate::record;
@@ -22,7 +22,7 @@ use crate::watches::{Input, Kind};
 
 /// All that the controller knows.
 pub(crate) struct State {
-    pub(crate) snapshot: ClusterSnapshot,
+    pub(crate) planner: Planner,
     pub(crate) gateways: BTreeMap<String, EgressGateway>,
     pub(crate) policies: BTreeMap<PolicyKey, EgressPolicy>,
     pub(crate) cluster_policies: BTreeMap<PolicyKey, EgressClusterPolicy>,
@@ -37,7 +37,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(settings: Settings) -> Self {
         Self {
-            snapshot: ClusterSnapshot::new(settings),
+            planner: Planner::new(settings),
             gateways: BTreeMap::new(),
             policies: BTreeMap::new(),
             cluster_policies: BTreeMap::new(),
@@ -58,59 +58,59 @@ impl State {
     /// Takes in what a watch says. Whether a plan may change by it, and the kind if it has now been listed.
     pub(crate) fn absorb(&mut self, input: Input) -> bool {
         let listed = input.lists();
-        let snapshot = &mut self.snapshot;
+        let planner = &mut self.planner;
         let changed = match input {
             Input::Node(change) => {
-                read(snapshot, |it| it.nodes.keys().cloned().collect(), change, node, Event::Node)
+                read(planner, |it| it.nodes.keys().cloned().collect(), change, node, Event::Node)
             }
             Input::Namespace(change) => {
                 let named = |it: &SlimNamespace| (it.name_any(), it.labels().clone());
-                read(snapshot, |it| it.namespaces.keys().cloned().collect(), change, named, Event::Namespace)
+                read(planner, |it| it.namespaces.keys().cloned().collect(), change, named, Event::Namespace)
             }
             Input::Pod(change) => {
-                read(snapshot, |it| it.pods.keys().cloned().collect(), change, pod, Event::Pod)
+                read(planner, |it| it.pods.keys().cloned().collect(), change, pod, Event::Pod)
             }
             Input::Service(change) => {
                 let addresses = |it: &_| (namespaced(it), convert::service_addresses(it));
-                read(snapshot, |it| it.services.keys().cloned().collect(), change, addresses, Event::Service)
+                read(planner, |it| it.services.keys().cloned().collect(), change, addresses, Event::Service)
             }
             Input::ServiceCidr(change) => {
                 let ranges = |it: &SlimServiceCidr| (it.name_any(), convert::service_ranges(it));
                 let known = |it: &ClusterSnapshot| it.service_cidrs.keys().cloned().collect();
-                read(snapshot, known, change, ranges, Event::ServiceCidr)
+                read(planner, known, change, ranges, Event::ServiceCidr)
             }
             Input::ControlPlane(change) => {
                 let ranges = |it: &_| (namespaced(it), convert::control_plane_ranges(it));
                 let known = |it: &ClusterSnapshot| it.control_plane_ranges.keys().cloned().collect();
-                read(snapshot, known, change, ranges, Event::ControlPlane)
+                read(planner, known, change, ranges, Event::ControlPlane)
             }
-            Input::CalicoPool(change) => pools(snapshot, change, PoolKind::CalicoPool, convert::calico_pool),
-            Input::CiliumNode(change) => pools(snapshot, change, PoolKind::CiliumNode, convert::cilium_node),
-            Input::CiliumPool(change) => pools(snapshot, change, PoolKind::CiliumPool, convert::cilium_pool),
-            Input::SpiderPool(change) => pools(snapshot, change, PoolKind::SpiderPool, convert::spider_pool),
+            Input::CalicoPool(change) => pools(planner, change, PoolKind::CalicoPool, convert::calico_pool),
+            Input::CiliumNode(change) => pools(planner, change, PoolKind::CiliumNode, convert::cilium_node),
+            Input::CiliumPool(change) => pools(planner, change, PoolKind::CiliumPool, convert::cilium_pool),
+            Input::SpiderPool(change) => pools(planner, change, PoolKind::SpiderPool, convert::spider_pool),
             Input::SpiderCoordinator(change) => {
                 // While it is not sure, what it last said counts.
-                let before = snapshot.pod_pools.clone();
-                pools(snapshot, change, PoolKind::SpiderCoordinator, |object| {
+                let before = planner.snapshot().pod_pools.clone();
+                pools(planner, change, PoolKind::SpiderCoordinator, |object| {
                     let known = || before.get(&(PoolKind::SpiderCoordinator, object.name_any())).cloned();
                     convert::spider_coordinator(object).or_else(known).unwrap_or_default()
                 })
             }
             Input::Gateway(change) => {
-                keep(snapshot, &mut self.gateways, change, ResourceExt::name_any, |name, it| {
+                keep(planner, &mut self.gateways, change, ResourceExt::name_any, |name, it| {
                     Some(Event::Gateway(name, it.map(record::gateway)))
                 })
             }
-            Input::Policy(change) => keep(snapshot, &mut self.policies, change, key_of, |key, it| {
+            Input::Policy(change) => keep(planner, &mut self.policies, change, key_of, |key, it| {
                 Some(Event::Policy(key, it.map(record::policy)))
             }),
             Input::ClusterPolicy(change) => {
-                keep(snapshot, &mut self.cluster_policies, change, key_of, |key, it| {
+                keep(planner, &mut self.cluster_policies, change, key_of, |key, it| {
                     Some(Event::Policy(key, it.map(record::cluster_policy)))
                 })
             }
             Input::Tunnel(change) => {
-                keep(snapshot, &mut self.tunnels, change, ResourceExt::name_any, |name, it| {
+                keep(planner, &mut self.tunnels, change, ResourceExt::name_any, |name, it| {
                     Some(Event::Tunnel(name, it.map(record::tunnel)))
                 })
             }
@@ -131,24 +131,24 @@ impl State {
                 .collect();
                 let mut changed = false;
                 for node in settled {
-                    changed |= snapshot.absorb(Event::UncertainLease(node, None));
+                    changed |= planner.absorb(Event::UncertainLease(node, None));
                 }
                 changed
-                    | keep(snapshot, &mut self.leases, change, ResourceExt::name_any, |name, it| {
+                    | keep(planner, &mut self.leases, change, ResourceExt::name_any, |name, it| {
                         Some(Event::Lease(name, it.map(record::lease)))
                     })
             }
             Input::ClusterInfo(change) => {
-                keep(snapshot, &mut self.cluster_infos, change, ResourceExt::name_any, |name, it| {
+                keep(planner, &mut self.cluster_infos, change, ResourceExt::name_any, |name, it| {
                     // Objects of other names say nothing.
                     (name == names::CLUSTER_INFO).then(|| Event::ClusterInfo(it.map(record::cluster_info)))
                 })
             }
-            Input::Slice(change) => keep(snapshot, &mut self.slices, change, slice_key, |key, it| {
+            Input::Slice(change) => keep(planner, &mut self.slices, change, slice_key, |key, it| {
                 Some(Event::Slice(key, it.and_then(record::slice)))
             }),
             Input::ClusterSlice(change) => {
-                keep(snapshot, &mut self.cluster_slices, change, slice_key, |key, it| {
+                keep(planner, &mut self.cluster_slices, change, slice_key, |key, it| {
                     Some(Event::Slice(key, it.and_then(record::cluster_slice)))
                 })
             }
@@ -159,7 +159,7 @@ impl State {
 
 /// Takes in what network plug-ins say of pods' networks.
 fn pools<K: Resource>(
-    snapshot: &mut ClusterSnapshot,
+    planner: &mut Planner,
     change: Change<K>,
     kind: PoolKind,
     convert: impl Fn(&K) -> BTreeSet<IpNet>,
@@ -169,7 +169,7 @@ fn pools<K: Resource>(
         of_kind.map(|(_, name)| name.clone()).collect()
     };
     let event = |name, nets| Event::PodPool(kind, name, nets);
-    read(snapshot, known, change, |object| (object.name_any(), convert(object)), event)
+    read(planner, known, change, |object| (object.name_any(), convert(object)), event)
 }
 
 fn node(object: &SlimNode) -> (String, Node) {
@@ -194,7 +194,7 @@ fn slice_key<K: Resource>(object: &K) -> SliceKey {
 
 /// Takes in objects of a kind that is only read.
 fn read<K, Key: Ord + Clone, T>(
-    snapshot: &mut ClusterSnapshot,
+    planner: &mut Planner,
     known: impl Fn(&ClusterSnapshot) -> BTreeSet<Key>,
     change: Change<K>,
     convert: impl Fn(&K) -> (Key, T),
@@ -203,19 +203,19 @@ fn read<K, Key: Ord + Clone, T>(
     match change {
         Change::Applied(object) => {
             let (key, value) = convert(&object);
-            snapshot.absorb(event(key, Some(value)))
+            planner.absorb(event(key, Some(value)))
         }
-        Change::Deleted(object) => snapshot.absorb(event(convert(&object).0, None)),
+        Change::Deleted(object) => planner.absorb(event(convert(&object).0, None)),
         Change::Replaced(objects) => {
-            let mut gone = known(snapshot);
+            let mut gone = known(planner.snapshot());
             let mut changed = false;
             for object in &objects {
                 let (key, value) = convert(object);
                 gone.remove(&key);
-                changed |= snapshot.absorb(event(key, Some(value)));
+                changed |= planner.absorb(event(key, Some(value)));
             }
             for key in gone {
-                changed |= snapshot.absorb(event(key, None));
+                changed |= planner.absorb(event(key, None));
             }
             changed
         }
@@ -224,14 +224,14 @@ fn read<K, Key: Ord + Clone, T>(
 
 /// Takes in objects of a kind that is also written. What is older than what we know, because we wrote it, is passed over.
 fn keep<K: Resource, Key: Ord + Clone>(
-    snapshot: &mut ClusterSnapshot,
+    planner: &mut Planner,
     store: &mut BTreeMap<Key, K>,
     change: Change<K>,
     key_of: impl Fn(&K) -> Key,
     event: impl Fn(Key, Option<&K>) -> Option<Event>,
 ) -> bool {
     let mut absorb =
-        |key: Key, object: Option<&K>| event(key, object).is_some_and(|event| snapshot.absorb(event));
+        |key: Key, object: Option<&K>| event(key, object).is_some_and(|event| planner.absorb(event));
     match change {
         Change::Applied(object) => {
             let key = key_of(&object);
@@ -312,7 +312,7 @@ mod tests {
         assert!(!state.absorb(Input::Gateway(Change::Deleted(gateway("g", "1", "19", true)))));
         assert_eq!(version(&state, "g").as_deref(), Some("20"));
         assert!(state.absorb(Input::Gateway(Change::Deleted(gateway("g", "2", "21", true)))));
-        assert!(state.gateways.is_empty() && state.snapshot.gateways.is_empty());
+        assert!(state.gateways.is_empty() && state.planner.snapshot().gateways.is_empty());
     }
 
     #[test]
@@ -321,12 +321,12 @@ mod tests {
         assert_eq!(state.waiting_for().len(), Kind::ALL.len());
         state.absorb(Input::Gateway(Change::Applied(gateway("gone", "1", "20", true))));
         state.absorb(Input::Gateway(Change::Replaced(vec![gateway("g", "2", "5", true)])));
-        assert_eq!(state.snapshot.gateways.keys().collect::<Vec<_>>(), ["g"]);
+        assert_eq!(state.planner.snapshot().gateways.keys().collect::<Vec<_>>(), ["g"]);
         assert!(!state.waiting_for().contains(&Kind::Gateway));
         // The same list again changes nothing, and one of nothing empties the kind.
         assert!(!state.absorb(Input::Gateway(Change::Replaced(vec![gateway("g", "2", "5", true)]))));
         assert!(state.absorb(Input::Gateway(Change::Replaced(Vec::new()))));
-        assert!(state.snapshot.gateways.is_empty());
+        assert!(state.planner.snapshot().gateways.is_empty());
     }
 
     #[test]

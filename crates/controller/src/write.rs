@@ -22,10 +22,10 @@ use kube::{Api, Client, Resource};
 use model::PortBlock;
 use model::port_lease::PortLease;
 use model::tunnel::Tunnel;
-use plan::Plan;
 use plan::endpoint_slices::label_value;
 use plan::outcome::TunnelPlan;
 use plan::snapshot::{SliceKey, SliceRecord};
+use plan::{Changed, Parts, Plan};
 use runtime::writer::{Part, WriteError};
 use tracing::{debug, warn};
 
@@ -61,17 +61,21 @@ enum Step {
 pub(crate) async fn write(
     client: &Client,
     state: &mut State,
-    plan: &Plan,
+    changed: &Changed,
     now: &Time,
     leads: impl Fn() -> bool,
 ) -> Outcome {
+    let parts = match changed {
+        Changed::Everything => None,
+        Changed::Parts(parts) => Some(parts),
+    };
     let mut outcome = Outcome::default();
     for step in [Step::Objects, Step::TakeLeases, Step::GiveLeases, Step::Gateways, Step::Policies] {
         if !leads() {
             outcome.failed += 1;
             return outcome;
         }
-        let writer = Writer { client, state, plan, now };
+        let writer = Writer { client, state, plan: state.planner.last(), parts, now };
         let leases = match step {
             Step::TakeLeases => writer.leases(true),
             Step::GiveLeases => writer.leases(false),
@@ -93,7 +97,7 @@ pub(crate) async fn write(
         let results: Vec<_> = stream::iter(tagged).buffer_unordered(CONCURRENCY).collect().await;
         for (lease, result) in results {
             if let (Some((node, lease)), Err(WriteError::Unavailable { .. })) = (lease, &result) {
-                state.snapshot.absorb(plan::Event::UncertainLease(node, Some(lease)));
+                state.planner.absorb(plan::Event::UncertainLease(node, Some(lease)));
             }
             match result {
                 Ok(input) => {
@@ -141,6 +145,8 @@ struct Writer<'a> {
     client: &'a Client,
     state: &'a State,
     plan: &'a Plan,
+    /// What of the plan may differ from what is there; `None`: anything
+    parts: Option<&'a Parts>,
     now: &'a Time,
 }
 
@@ -159,6 +165,9 @@ impl Writer<'_> {
     /// Objects that are to be or not to be, and what admission would have filled in.
     fn objects(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
+        if self.parts.is_some() {
+            return jobs;
+        }
         for (name, planned) in &self.plan.gateways {
             let Some(object) = self.state.gateways.get(name) else { continue };
             let mut wanted = object.clone();
@@ -211,9 +220,12 @@ impl Writer<'_> {
 
     fn tunnel_statuses(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
+        if self.parts.is_some() {
+            return jobs;
+        }
         for (name, planned) in &self.plan.tunnels {
             let Some(object) = self.state.tunnels.get(name) else { continue };
-            let known = self.state.snapshot.tunnels.get(name).map(|record| &record.tunnel);
+            let known = self.state.planner.snapshot().tunnels.get(name).map(|record| &record.tunnel);
             if known.is_some_and(|known| is_as_planned(known, planned)) {
                 continue;
             }
@@ -227,10 +239,16 @@ impl Writer<'_> {
     /// Leases that lose a block, or those that lose none, each with what it is to be.
     fn leases(&self, losing: bool) -> Vec<(Lease, Job)> {
         let mut jobs = Vec::new();
-        for (node, planned) in &self.plan.leases {
+        for (node, planned) in part_of(&self.plan.leases, self.parts.map(|parts| &parts.nodes)) {
             let object = self.state.leases.get(node);
-            let known =
-                self.state.snapshot.leases.get(node).map(|record| record.lease.clone()).unwrap_or_default();
+            let known = self
+                .state
+                .planner
+                .snapshot()
+                .leases
+                .get(node)
+                .map(|record| record.lease.clone())
+                .unwrap_or_default();
             if object.is_some() && planned.as_ref() == Some(&known) {
                 continue;
             }
@@ -259,6 +277,9 @@ impl Writer<'_> {
 
     fn gateway_statuses(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
+        if self.parts.is_some() {
+            return jobs;
+        }
         for (name, planned) in &self.plan.gateways {
             let Some(object) = self.state.gateways.get(name) else { continue };
             let before =
@@ -273,8 +294,8 @@ impl Writer<'_> {
 
     fn policy_statuses(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
-        for (key, planned) in &self.plan.policies {
-            let known = self.state.snapshot.policies.get(key);
+        for (key, planned) in part_of(&self.plan.policies, self.parts.map(|parts| &parts.policies)) {
+            let known = self.state.planner.snapshot().policies.get(key);
             let is_told = known.is_some_and(|known| known.status == planned.status);
             let wanted = |metadata: &ObjectMeta, status: Option<&EgressPolicyStatus>| {
                 let before = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
@@ -296,6 +317,9 @@ impl Writer<'_> {
     }
 
     fn cluster_info(&self) -> Vec<Job> {
+        if self.parts.is_some_and(|parts| !parts.networks) {
+            return Vec::new();
+        }
         let object = self.state.cluster_infos.get(names::CLUSTER_INFO);
         let (Some(object), Some(networks)) = (object, &self.plan.cluster_networks) else { return Vec::new() };
         let mut wanted = object.clone();
@@ -305,8 +329,9 @@ impl Writer<'_> {
 
     fn slices(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
-        let known = &self.state.snapshot.slices;
-        for (key, slice) in self.plan.slices.iter().filter(|(key, slice)| known.get(*key) != Some(*slice)) {
+        let (known, part) = (&self.state.planner.snapshot().slices, self.parts.map(|parts| &parts.slices));
+        let planned = part_of(&self.plan.slices, part);
+        for (key, slice) in planned.filter(|(key, slice)| known.get(*key) != Some(*slice)) {
             let metadata = self.slice_metadata(key, slice);
             let endpoints: Vec<EgressEndpoint> = slice.endpoints.iter().map(render::endpoint).collect();
             match &key.namespace {
@@ -342,9 +367,7 @@ impl Writer<'_> {
             }
         }
         // What the plan knows and does not want; slices without our label are not ours.
-        for (key, _) in
-            self.state.snapshot.slices.iter().filter(|(key, _)| !self.plan.slices.contains_key(*key))
-        {
+        for (key, _) in part_of(known, part).filter(|(key, _)| !self.plan.slices.contains_key(*key)) {
             if let Some(object) = self.state.slices.get(key) {
                 jobs.push(delete_job::<EgressEndpointSlice>(
                     self.namespaced(key.namespace.as_deref()),
@@ -379,6 +402,17 @@ impl Writer<'_> {
             owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         }
+    }
+}
+
+/// The entries with these keys, or all.
+fn part_of<'a, K: Ord, V>(
+    all: &'a BTreeMap<K, V>,
+    part: Option<&'a BTreeSet<K>>,
+) -> Box<dyn Iterator<Item = (&'a K, &'a V)> + 'a> {
+    match part {
+        None => Box::new(all.iter()),
+        Some(keys) => Box::new(keys.iter().filter_map(|key| all.get_key_value(key))),
     }
 }
 

@@ -1,6 +1,9 @@
-//! How long a plan of a large cluster takes: `cargo bench -p plan --bench scale`.
+//! How long a plan of a large cluster takes, what an event costs and how much memory it all needs:
+//! `cargo bench -p plan --bench scale`.
 //!
 //! Two sizes in one run, so that growth can be seen: the smaller one is the reference of the larger one.
+
+#![expect(clippy::indexing_slicing, reason = "the keys come from the maps themselves")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -11,9 +14,10 @@ use model::cluster::{Node, Pod, PodKey};
 use model::gateway::Gateway;
 use model::policy::{EgressChoice, Namespaces, PodSelection, Policy, PolicyKey};
 use model::pool::Family;
+use model::port_lease::PortLease;
 use model::selector::LabelSelector;
 use plan::snapshot::{GatewayRecord, LeaseRecord, PolicyRecord, PolicyStatus, TunnelRecord};
-use plan::{ClusterSnapshot, Event, Plan, Settings, plan, violations};
+use plan::{Changed, Event, Planner, Settings};
 
 #[derive(Clone, Copy)]
 struct Size {
@@ -33,8 +37,8 @@ fn labels(key: &str, value: String) -> BTreeMap<String, String> {
 }
 
 /// A cluster of that size: policies spread over namespaces of ten each, one EIP per policy.
-fn cluster(size: Size) -> ClusterSnapshot {
-    let mut snapshot = ClusterSnapshot::new(Settings::default());
+fn cluster(size: Size) -> Planner {
+    let mut snapshot = Planner::new(Settings::default());
     for number in 0..size.nodes {
         let group = if number < size.gateway_nodes { number % size.gateways } else { usize::MAX };
         let node = Node {
@@ -107,30 +111,62 @@ fn cluster(size: Size) -> ClusterSnapshot {
 }
 
 /// What a plan leaves behind once it is written.
-fn apply(snapshot: &mut ClusterSnapshot, plan: &Plan) {
-    for (name, planned) in &plan.gateways {
-        let Some(mut record) = snapshot.gateways.get(name).cloned() else { continue };
-        record.status = planned.status.clone();
-        snapshot.absorb(Event::Gateway(name.clone(), Some(record)));
+fn apply(planner: &mut Planner) {
+    for name in planner.last().gateways.keys().cloned().collect::<Vec<_>>() {
+        let Some(mut record) = planner.snapshot().gateways.get(&name).cloned() else { continue };
+        record.status = planner.last().gateways[&name].status.clone();
+        planner.absorb(Event::Gateway(name, Some(record)));
     }
-    for (key, planned) in &plan.policies {
-        let Some(mut record) = snapshot.policies.get(key).cloned() else { continue };
-        record.status = planned.status.clone();
-        snapshot.absorb(Event::Policy(key.clone(), Some(record)));
+    for key in planner.last().policies.keys().cloned().collect::<Vec<_>>() {
+        let Some(mut record) = planner.snapshot().policies.get(&key).cloned() else { continue };
+        record.status = planner.last().policies[&key].status.clone();
+        planner.absorb(Event::Policy(key, Some(record)));
     }
-    for (name, planned) in &plan.tunnels {
-        let mut record = snapshot.tunnels.get(name).cloned().unwrap_or_default();
+    for name in planner.last().tunnels.keys().cloned().collect::<Vec<_>>() {
+        let mut record = planner.snapshot().tunnels.get(&name).cloned().unwrap_or_default();
+        let planned = &planner.last().tunnels[&name];
         let tunnel = &mut record.tunnel;
         (tunnel.ipv4, tunnel.mark, tunnel.phase) = (planned.ipv4, planned.mark, Some(planned.phase));
-        snapshot.absorb(Event::Tunnel(name.clone(), Some(record)));
+        tunnel.mac = Some(planned.mac);
+        planner.absorb(Event::Tunnel(name, Some(record)));
     }
-    for (node, lease) in &plan.leases {
-        let record = lease.clone().map(|lease| LeaseRecord { lease, ..LeaseRecord::default() });
-        snapshot.absorb(Event::Lease(node.clone(), record));
+    for node in planner.last().leases.keys().cloned().collect::<Vec<_>>() {
+        let lease = planner.last().leases[&node].clone();
+        apply_lease(planner, &node, lease);
     }
-    for (key, slice) in &plan.slices {
-        snapshot.absorb(Event::Slice(key.clone(), Some(slice.clone())));
+    for key in planner.last().slices.keys().cloned().collect::<Vec<_>>() {
+        let slice = planner.last().slices[&key].clone();
+        planner.absorb(Event::Slice(key, Some(slice)));
     }
+}
+
+fn apply_lease(planner: &mut Planner, node: &str, lease: Option<PortLease>) {
+    let record = lease.map(|lease| LeaseRecord { lease, ..LeaseRecord::default() });
+    planner.absorb(Event::Lease(node.to_owned(), record));
+}
+
+/// Makes a pod, or deletes it, and does all that the controller does for that but the writing. Whether a lease changed.
+fn pod_event(planner: &mut Planner, key: &PodKey, pod: Option<Pod>) -> bool {
+    planner.absorb(Event::Pod(key.clone(), pod));
+    let changed = planner.plan().1;
+    assert!(planner.violations(&changed).is_empty(), "the judge objects");
+    let Changed::Parts(parts) = changed else { panic!("everything was planned again for one pod") };
+    for slice in &parts.slices {
+        let planned = planner.last().slices.get(slice).cloned();
+        planner.absorb(Event::Slice(slice.clone(), planned));
+    }
+    for node in &parts.nodes {
+        let planned = planner.last().leases.get(node).cloned().flatten();
+        apply_lease(planner, node, planned);
+    }
+    !parts.nodes.is_empty()
+}
+
+/// Resident memory of this process, in MiB.
+fn resident_mib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok()).unwrap_or_default() / 1024
 }
 
 fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {
@@ -143,20 +179,58 @@ fn main() {
     let small = Size { nodes: 500, gateway_nodes: 100, gateways: 100, policies: 1_000, pods: 10_000 };
     let large = Size { nodes: 5_000, gateway_nodes: 1_000, gateways: 1_000, policies: 10_000, pods: 100_000 };
     println!(
-        "{:>6} {:>9} {:>9} {:>8}  {:>10} {:>10} {:>10}",
-        "nodes", "gateways", "policies", "pods", "first", "again", "judge"
+        "{:>6} {:>9} {:>9} {:>8}  {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8}",
+        "nodes",
+        "gateways",
+        "policies",
+        "pods",
+        "cold",
+        "judge",
+        "again",
+        "pod, p50",
+        "pod, p99",
+        "highest",
+        "RSS"
     );
     for size in [small, large] {
-        let mut snapshot = cluster(size);
-        let (first, first_took) = timed(|| plan(&snapshot));
-        apply(&mut snapshot, &first);
-        let (again, again_took) = timed(|| plan(&snapshot));
-        let (found, judge_took) = timed(|| violations(&snapshot, &again));
+        let mut planner = cluster(size);
+        let (changed, cold) = timed(|| planner.plan().1);
+        let (found, judge) = timed(|| planner.violations(&changed));
         assert!(found.is_empty(), "{} violations, first {:?}", found.len(), found.first());
-        assert!(again.notices.is_empty(), "the second plan changes something");
+        apply(&mut planner);
+        let (changed, again) = timed(|| planner.plan().1);
+        assert!(matches!(changed, Changed::Parts(_)), "what was written is planned again");
+        let resident = resident_mib();
+        let mut took = Vec::new();
+        let mut leases = 0;
+        for number in 0..10_000 {
+            let policy = number * 7919 % size.policies;
+            let key = PodKey { namespace: format!("ns-{}", policy / 10), name: format!("new-{number}") };
+            let pod = Pod {
+                labels: labels("app", policy.to_string()),
+                node: format!("node-{:05}", number * 31 % size.nodes),
+                addresses: BTreeSet::from([address([40, 0, 0, 0], number).into()]),
+                host_network: false,
+                finished: false,
+            };
+            for pod in [Some(pod), None] {
+                let (lease, event) = timed(|| pod_event(&mut planner, &key, pod));
+                leases += usize::from(lease);
+                took.push(event);
+            }
+        }
+        took.sort_unstable();
+        let at = |share: usize| took.get((took.len() - 1) * share / 100).copied().unwrap_or_default();
         println!(
-            "{:>6} {:>9} {:>9} {:>8}  {first_took:>10.1?} {again_took:>10.1?} {judge_took:>10.1?}",
-            size.nodes, size.gateways, size.policies, size.pods
+            "{:>6} {:>9} {:>9} {:>8}  {cold:>10.1?} {judge:>10.1?} {again:>10.1?} {:>10.1?} {:>10.1?} {:>10.1?} {resident:>4} MiB",
+            size.nodes,
+            size.gateways,
+            size.policies,
+            size.pods,
+            at(50),
+            at(99),
+            at(100)
         );
+        println!("       {leases} of {} pod events changed leases", took.len());
     }
 }

@@ -28,7 +28,7 @@ pub fn plan(snapshot: &ClusterSnapshot, selection: &Selection) -> BTreeMap<Slice
     slices
 }
 
-fn of_one(
+pub(crate) fn of_one(
     snapshot: &ClusterSnapshot,
     selection: &Selection,
     key: &PolicyKey,
@@ -38,8 +38,11 @@ fn of_one(
     let max = snapshot.settings.max_endpoints_per_slice.max(1);
     let pods = selection.pods(key).filter_map(|pod| snapshot.pods.get_key_value(pod));
     let endpoints = pods.filter(|(_, pod)| pod.is_endpoint()).map(|(key, pod)| {
-        let endpoint =
-            Endpoint { pod: key.clone(), addresses: pod.addresses.clone(), node: pod.node.clone() };
+        let endpoint = Endpoint {
+            pod: key.clone(),
+            addresses: pod.addresses.iter().copied().collect(),
+            node: pod.node.clone(),
+        };
         (key.clone(), endpoint)
     });
     let mut waiting: BTreeMap<PodKey, Endpoint> = endpoints.collect();

@@ -16,12 +16,15 @@
 //! Deliberately absent: wire types, clients, clocks (the time is in the snapshot), randomness, async. Writing the plan is
 //! the shell's work, and leaves it no meaningful choice.
 //!
-//! Start reading at [`snapshot`], then [`plan()`].
+//! [`Planner`] keeps a plan up to date event by event; what it gives is always what [`plan()`] gives.
+//!
+//! Start reading at [`snapshot`], then [`plan()`], then [`incremental`].
 
 pub mod cluster_networks;
 pub mod eips;
 pub mod endpoint_slices;
 pub mod gateways;
+pub mod incremental;
 pub mod leases;
 pub mod moves;
 pub mod outcome;
@@ -32,6 +35,7 @@ pub mod snapshot;
 pub mod tunnels;
 pub mod violations;
 
+pub use incremental::{Changed, Parts, Planner};
 pub use outcome::Plan;
 pub use selection::Selection;
 pub use settings::Settings;
@@ -39,7 +43,9 @@ pub use snapshot::{ClusterSnapshot, Event};
 pub use violations::violations;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use model::policy::PolicyKey;
 use model::{EipPair, IpPool};
 
 use crate::leases::{EipPlan, EipUses};
@@ -58,10 +64,21 @@ pub fn plan(snapshot: &ClusterSnapshot) -> Plan {
 pub(crate) struct Workings {
     /// Who uses each EIP
     pub(crate) uses: EipUses,
+    /// The EIP of each policy that has one
+    pub(crate) eip_of: BTreeMap<PolicyKey, EipPair>,
+    /// Whether every node gets ports before it needs them
+    pub(crate) eager: bool,
     /// Who holds which ports of each EIP
     pub(crate) ports: BTreeMap<EipPair, EipPlan>,
     /// All addresses of all pools
     pub(crate) pools: [Option<IpPool>; 2],
+}
+
+impl Workings {
+    /// Whether any pool has this address.
+    pub(crate) fn is_in_a_pool(&self, address: IpAddr) -> bool {
+        self.pools.iter().flatten().any(|pool| pool.contains(address))
+    }
 }
 
 pub(crate) fn compute(
@@ -93,6 +110,8 @@ pub(crate) fn compute(
         notices: Vec::new(),
     };
     plan.notices = outcome::notices(snapshot, &plan);
-    let pools = [gateways.all_v4, gateways.all_v6];
-    (plan, Workings { uses, ports, pools })
+    let eip_of = uses.iter().flat_map(|(eip, usage)| usage.policies.iter().map(|key| (key.clone(), *eip)));
+    let eip_of = eip_of.collect();
+    let (eager, pools) = (leases::is_eager(snapshot, &uses), [gateways.all_v4, gateways.all_v6]);
+    (plan, Workings { uses, eip_of, eager, ports, pools })
 }

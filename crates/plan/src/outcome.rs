@@ -364,45 +364,7 @@ pub(crate) fn notices(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Notice> {
         }
     }
     for (key, policy) in &plan.policies {
-        let Some(record) = snapshot.policies.get(key) else {
-            continue;
-        };
-        let subject = Subject::Policy(key.clone());
-        let (before, after) = (&record.status, &policy.status);
-        // Of pods that come and go while others win them nobody needs to hear.
-        if before.whole.as_ref().is_none_or(|whole| whole.ok)
-            != after.whole.as_ref().is_none_or(|whole| whole.ok)
-        {
-            notices.extend(verdict_notice(subject.clone(), before.whole.as_ref(), after.whole.as_ref()));
-        }
-        match (&before.node, &after.node, after.eip) {
-            (Some(from), Some(to), Some(eip)) if from != to && before.eip == after.eip => {
-                let message = format!("{eip} moved from node {from} to node {to}");
-                notices.push(Notice { subject, warning: false, code: "Moved".to_owned(), message });
-            }
-            (Some(from), Some(to), None) if from != to && before.eip.is_none() => {
-                let message = format!("pods leave with the address of node {to} instead of node {from}'s");
-                notices.push(Notice { subject, warning: false, code: "Moved".to_owned(), message });
-            }
-            (_, Some(node), Some(eip)) if before.eip.is_some_and(|before| before != eip) => {
-                let old = before.eip.map(|eip| eip.to_string()).unwrap_or_default();
-                let message = format!(
-                    "leaves with {eip} on node {node} instead of {old}: {}",
-                    why_changed(snapshot, record)
-                );
-                notices.push(Notice { subject, warning: true, code: "EipChanged".to_owned(), message });
-            }
-            (_, Some(node), Some(eip)) if before.eip != after.eip => {
-                let message = format!("{eip} on node {node}");
-                notices.push(Notice {
-                    subject,
-                    warning: false,
-                    code: policy.reason.code().to_owned(),
-                    message,
-                });
-            }
-            _ => notices.extend(verdict_notice(subject, before.verdict.as_ref(), after.verdict.as_ref())),
-        }
+        notices.extend(policy_notices(snapshot, key, policy));
     }
     for (name, tunnel) in &plan.tunnels {
         let before = snapshot.tunnels.get(name).and_then(|record| record.tunnel.phase);
@@ -414,6 +376,49 @@ pub(crate) fn notices(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Notice> {
         let message = format!("phase changed from {before} to {}{problem}", tunnel.phase);
         let code = "StatusChanged".to_owned();
         notices.push(Notice { subject: Subject::Tunnel(name.clone()), warning, code, message });
+    }
+    notices
+}
+
+/// What changes for a policy, in words.
+pub(crate) fn policy_notices(
+    snapshot: &ClusterSnapshot,
+    key: &PolicyKey,
+    policy: &PolicyPlan,
+) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    let Some(record) = snapshot.policies.get(key) else {
+        return notices;
+    };
+    let subject = Subject::Policy(key.clone());
+    let (before, after) = (&record.status, &policy.status);
+    // Of pods that come and go while others win them nobody needs to hear.
+    if before.whole.as_ref().is_none_or(|whole| whole.ok) != after.whole.as_ref().is_none_or(|whole| whole.ok)
+    {
+        notices.extend(verdict_notice(subject.clone(), before.whole.as_ref(), after.whole.as_ref()));
+    }
+    match (&before.node, &after.node, after.eip) {
+        (Some(from), Some(to), Some(eip)) if from != to && before.eip == after.eip => {
+            let message = format!("{eip} moved from node {from} to node {to}");
+            notices.push(Notice { subject, warning: false, code: "Moved".to_owned(), message });
+        }
+        (Some(from), Some(to), None) if from != to && before.eip.is_none() => {
+            let message = format!("pods leave with the address of node {to} instead of node {from}'s");
+            notices.push(Notice { subject, warning: false, code: "Moved".to_owned(), message });
+        }
+        (_, Some(node), Some(eip)) if before.eip.is_some_and(|before| before != eip) => {
+            let old = before.eip.map(|eip| eip.to_string()).unwrap_or_default();
+            let message = format!(
+                "leaves with {eip} on node {node} instead of {old}: {}",
+                why_changed(snapshot, record)
+            );
+            notices.push(Notice { subject, warning: true, code: "EipChanged".to_owned(), message });
+        }
+        (_, Some(node), Some(eip)) if before.eip != after.eip => {
+            let message = format!("{eip} on node {node}");
+            notices.push(Notice { subject, warning: false, code: policy.reason.code().to_owned(), message });
+        }
+        _ => notices.extend(verdict_notice(subject, before.verdict.as_ref(), after.verdict.as_ref())),
     }
     notices
 }

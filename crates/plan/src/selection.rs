@@ -67,6 +67,12 @@ impl Selection {
         self.nodes_of.get(policy).is_some_and(|nodes| nodes.contains_key(node))
     }
 
+    /// How many pods of the policy are bound to the node.
+    #[must_use]
+    pub fn pods_on(&self, policy: &PolicyKey, node: &str) -> usize {
+        self.nodes_of.get(policy).and_then(|nodes| nodes.get(node)).copied().unwrap_or(0)
+    }
+
     /// How many pods a policy selects.
     #[must_use]
     pub fn count(&self, policy: &PolicyKey) -> usize {

@@ -233,8 +233,8 @@ pub struct SliceRecord {
 pub struct Endpoint {
     /// The pod
     pub pod: PodKey,
-    /// Its addresses of both families
-    pub addresses: BTreeSet<IpAddr>,
+    /// Its addresses of both families, in order
+    pub addresses: Vec<IpAddr>,
     /// Where it runs
     pub node: String,
 }

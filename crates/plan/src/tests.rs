@@ -2,6 +2,7 @@
 
 mod acceptance;
 mod cluster_networks;
+mod incremental;
 mod lease_writes;
 mod leases;
 mod moves;

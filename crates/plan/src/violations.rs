@@ -12,7 +12,7 @@ use model::tunnel::Phase;
 use model::{EipPair, PortBlock};
 
 use crate::outcome::Plan;
-use crate::snapshot::ClusterSnapshot;
+use crate::snapshot::{ClusterSnapshot, SliceKey, SliceRecord};
 
 /// Something that must never be planned.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,10 +70,53 @@ pub fn violations(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Violation> {
     eips(snapshot, plan, &mut found);
     moves(snapshot, plan, &mut found);
     policies(snapshot, plan, &mut found);
-    leases(snapshot, plan, &mut found);
+    let eips = plan.gateways.values().flat_map(|gateway| gateway.status.eips().map(|(eip, _, _)| eip));
+    let in_use: BTreeSet<EipPair> = eips.collect();
+    leases(snapshot, plan, None, &|eip| in_use.contains(&eip), &mut found);
     tunnels(snapshot, plan, &mut found);
-    slices(snapshot, plan, &mut found);
+    slices(snapshot, plan.slices.iter(), &mut found);
     found.into_iter().collect()
+}
+
+/// A part of a plan.
+pub(crate) struct Part<'a> {
+    /// Everybody who holds or held one of these EIPs
+    pub(crate) nodes: BTreeSet<&'a str>,
+    /// The EIPs whose ports are looked at
+    pub(crate) eips: &'a BTreeSet<EipPair>,
+    /// The slices that are looked at
+    pub(crate) slices: &'a BTreeSet<SliceKey>,
+    /// Whether an EIP is in use
+    pub(crate) in_use: &'a dyn Fn(EipPair) -> bool,
+}
+
+/// All that is wrong with a part of a plan.
+#[must_use]
+pub(crate) fn of_part(snapshot: &ClusterSnapshot, plan: &Plan, part: &Part<'_>) -> Vec<Violation> {
+    let mut found = BTreeSet::new();
+    leases(snapshot, plan, Some(part), part.in_use, &mut found);
+    slices(snapshot, part.slices.iter().filter_map(|key| plan.slices.get_key_value(key)), &mut found);
+    found.into_iter().collect()
+}
+
+/// The entries of these nodes, or of all.
+fn of_nodes<'a, T>(
+    all: &'a BTreeMap<String, T>,
+    part: Option<&Part<'_>>,
+) -> Box<dyn Iterator<Item = (&'a str, &'a T)> + 'a> {
+    match part {
+        None => Box::new(all.iter().map(|(node, value)| (node.as_str(), value))),
+        Some(part) => {
+            let known = part.nodes.iter().filter_map(|node| all.get_key_value(*node));
+            let known: Vec<_> = known.map(|(node, value)| (node.as_str(), value)).collect();
+            Box::new(known.into_iter())
+        }
+    }
+}
+
+/// Whether an EIP is looked at.
+fn concerns(part: Option<&Part<'_>>, eip: EipPair) -> bool {
+    part.is_none_or(|part| part.eips.contains(&eip))
 }
 
 fn eips(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {
@@ -179,13 +222,21 @@ fn policies(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violat
 /// Blocks of an EIP with their holders, by their first port.
 type Holders<'a> = BTreeMap<EipPair, BTreeMap<(u16, &'a str), PortBlock>>;
 
-fn leases(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {
+fn leases(
+    snapshot: &ClusterSnapshot,
+    plan: &Plan,
+    part: Option<&Part<'_>>,
+    in_use: &dyn Fn(EipPair) -> bool,
+    found: &mut BTreeSet<Violation>,
+) {
     let mut holders = Holders::new();
-    for (node, lease) in &plan.leases {
-        for lease in lease.iter().flat_map(|lease| &lease.leases) {
+    for (node, lease) in of_nodes(&plan.leases, part) {
+        let concerned =
+            lease.iter().flat_map(|lease| &lease.leases).filter(|lease| concerns(part, lease.eip));
+        for lease in concerned {
             for leased in &lease.blocks {
                 if leased.block.is_overflow() != (leased.role == BlockRole::Overflow) {
-                    found.insert(Violation::PortOfOtherRole(lease.eip, leased.block, node.clone()));
+                    found.insert(Violation::PortOfOtherRole(lease.eip, leased.block, node.to_owned()));
                 }
                 holders.entry(lease.eip).or_default().insert((leased.block.first(), node), leased.block);
             }
@@ -195,7 +246,7 @@ fn leases(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violatio
             && recorded.leases != lease.leases
             && recorded.generation >= lease.generation
         {
-            found.insert(Violation::GenerationNotRaised(node.clone()));
+            found.insert(Violation::GenerationNotRaised(node.to_owned()));
         }
     }
     for (eip, blocks) in &holders {
@@ -207,11 +258,17 @@ fn leases(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violatio
             last = last.max(Some(block.last()));
         }
     }
-    losses(snapshot, plan, &holders, found);
+    losses(snapshot, part, in_use, &holders, found);
 }
 
 /// Ports that nodes hold and would lose.
-fn losses(snapshot: &ClusterSnapshot, plan: &Plan, holders: &Holders<'_>, found: &mut BTreeSet<Violation>) {
+fn losses(
+    snapshot: &ClusterSnapshot,
+    part: Option<&Part<'_>>,
+    in_use: &dyn Fn(EipPair) -> bool,
+    holders: &Holders<'_>,
+    found: &mut BTreeSet<Violation>,
+) {
     let uncertain = uncertain(snapshot);
     for (eip, node, block) in &uncertain {
         let planned = holders.get(eip).into_iter().flatten();
@@ -220,10 +277,8 @@ fn losses(snapshot: &ClusterSnapshot, plan: &Plan, holders: &Holders<'_>, found:
             found.insert(Violation::LeaseWithoutRest(*eip, *block, (*node).to_owned()));
         }
     }
-    let in_use: BTreeSet<EipPair> =
-        plan.gateways.values().flat_map(|gateway| gateway.status.eips().map(|(eip, _, _)| eip)).collect();
     let (now_s, settings) = (snapshot.now_s, &snapshot.settings);
-    for (eip, block, state, node) in undisputed(snapshot) {
+    for (eip, block, state, node) in undisputed(snapshot, part) {
         let planned = holders.get(&eip).map(|blocks| blocks.range((block.first(), "")..));
         let inside = planned.into_iter().flatten().take_while(|((first, _), _)| *first <= block.last());
         let kept: u32 =
@@ -232,7 +287,7 @@ fn losses(snapshot: &ClusterSnapshot, plan: &Plan, holders: &Holders<'_>, found:
             continue;
         }
         let is_there = snapshot.nodes.contains_key(node);
-        if is_there && state == BlockState::Active && in_use.contains(&eip) {
+        if is_there && state == BlockState::Active && in_use(eip) {
             found.insert(Violation::LeaseTakenAway(eip, block, node.to_owned()));
         }
         let (since_s, rest_s) = if is_there {
@@ -268,12 +323,15 @@ fn uncertain(snapshot: &ClusterSnapshot) -> Vec<(EipPair, &str, PortBlock)> {
 }
 
 /// Recorded blocks whose ports no other recorded block has; of others somebody has to lose.
-fn undisputed(snapshot: &ClusterSnapshot) -> Vec<(EipPair, PortBlock, BlockState, &str)> {
-    let mut blocks: Vec<(EipPair, PortBlock, BlockState, &str)> = Vec::new();
-    for (node, record) in &snapshot.leases {
-        for lease in &record.lease.leases {
+fn undisputed<'a>(
+    snapshot: &'a ClusterSnapshot,
+    part: Option<&Part<'_>>,
+) -> Vec<(EipPair, PortBlock, BlockState, &'a str)> {
+    let mut blocks: Vec<(EipPair, PortBlock, BlockState, &'a str)> = Vec::new();
+    for (node, record) in of_nodes(&snapshot.leases, part) {
+        for lease in record.lease.leases.iter().filter(|lease| concerns(part, lease.eip)) {
             let blocks_of = lease.blocks.iter();
-            blocks.extend(blocks_of.map(|leased| (lease.eip, leased.block, leased.state, node.as_str())));
+            blocks.extend(blocks_of.map(|leased| (lease.eip, leased.block, leased.state, node)));
         }
     }
     blocks.sort_unstable();
@@ -320,9 +378,13 @@ fn tunnels(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violati
     }
 }
 
-fn slices(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {
+fn slices<'a>(
+    snapshot: &ClusterSnapshot,
+    slices: impl Iterator<Item = (&'a SliceKey, &'a SliceRecord)>,
+    found: &mut BTreeSet<Violation>,
+) {
     let mut listed = BTreeSet::new();
-    for (key, slice) in &plan.slices {
+    for (key, slice) in slices {
         let too_many = slice.endpoints.len() > snapshot.settings.max_endpoints_per_slice.max(1);
         let foreign = key.namespace != slice.policy.namespace;
         if too_many || foreign || slice.endpoints.is_empty() {
@@ -333,9 +395,9 @@ fn slices(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violatio
                 found.insert(Violation::SliceWrong(slice.policy.clone()));
             }
             let pod = snapshot.pods.get(&endpoint.pod);
-            if !pod
-                .is_some_and(|pod| !pod.host_network && !pod.finished && pod.addresses == endpoint.addresses)
-            {
+            if !pod.is_some_and(|pod| {
+                !pod.host_network && !pod.finished && pod.addresses.iter().eq(&endpoint.addresses)
+            }) {
                 found.insert(Violation::EndpointWrong(slice.policy.clone()));
             }
         }

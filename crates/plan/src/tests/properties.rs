@@ -7,7 +7,7 @@ use super::*;
 
 /// Something that happens to a cluster.
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Node(u8, bool),
     NodeGone(u8),
     NodeReady(u8, bool),
@@ -22,7 +22,7 @@ enum Step {
     Pass(i64),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (0u8..5, any::<bool>()).prop_map(|(node, gateway)| Step::Node(node, gateway)),
         1 => (0u8..5).prop_map(Step::NodeGone),
@@ -44,7 +44,7 @@ fn policy_name(number: u8) -> String {
     if number.is_multiple_of(3) { format!("p{number}") } else { format!("n/p{number}") }
 }
 
-fn take(world: &mut World, step: &Step) {
+pub(super) fn take(world: &mut World, step: &Step) {
     match step.clone() {
         Step::Node(node, gateway) => {
             world.node(&format!("node-{node}"), gateway);
