@@ -1,4 +1,4 @@
-//! OpenAPI v3: one document per group version, from which clients learn fields, list types and merge keys.
+//! OpenAPI v3, and v2 out of it: one document per group version, from which clients learn fields, list types and merge keys.
 //!
 //! kubectl also reads here that the server validates fields itself: PATCH operations name `fieldValidation`.
 
@@ -6,6 +6,7 @@ mod builtin;
 mod custom;
 mod list_types;
 mod paths;
+pub mod v2;
 
 use serde_json::{Map, Value, json};
 

@@ -40,12 +40,22 @@ impl DocumentCache {
         registry: &Registry,
         render: impl FnOnce(&Registry) -> Option<Value>,
     ) -> Option<Document> {
+        self.get_bytes(key, registry, |registry| Some(json_bytes(&render(registry)?)))
+    }
+
+    /// As [`DocumentCache::get`], of what isn't JSON.
+    pub(crate) fn get_bytes(
+        &self,
+        key: &str,
+        registry: &Registry,
+        render: impl FnOnce(&Registry) -> Option<Bytes>,
+    ) -> Option<Document> {
         let generation = registry.generation();
         if let Some(document) = self.kept(key, generation) {
             return Some(document);
         }
         // Rendered outside of the lock: two requests may render the same once, which is harmless.
-        let bytes = json_bytes(&render(registry)?);
+        let bytes = render(registry)?;
         let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
         let etag = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect::<String>();
         let document = Document { bytes, etag: format!("\"{etag}\"") };

@@ -1,6 +1,6 @@
 //! Answers that are about the server and not about objects: version, health, discovery, OpenAPI.
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::json;
 
@@ -38,6 +38,7 @@ pub(super) fn answer(
             })
         }
         Route::OpenApiIndex => plain(state, headers, "openapi", |registry| Some(openapi::index(registry))),
+        Route::OpenApiV2 => openapi_v2(state, headers),
         Route::OpenApiDocument(path) => openapi_document(state, headers, path, query),
         Route::Resource(_) | Route::Unknown => Err(Refusal::PageNotFound),
     }
@@ -81,7 +82,9 @@ fn index(state: &State) -> Result<Answer, Refusal> {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
     }
-    paths.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    paths.extend(
+        ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(str::to_owned),
+    );
     Ok(respond::json_body(StatusCode::OK, respond::json_bytes(&json!({ "paths": paths }))))
 }
 
@@ -126,6 +129,26 @@ fn openapi_document(
         _ => HeaderValue::from_static("no-cache, private"),
     };
     answer.headers_mut().insert(CACHE_CONTROL, caching);
+    Ok(answer)
+}
+
+/// The v2 document, in protobuf for those who ask for it.
+fn openapi_v2(state: &State, headers: &HeaderMap) -> Result<Answer, Refusal> {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|header| header.to_str().ok());
+    let protobuf = accepted.flat_map(|header| header.split(',')).any(|entry| {
+        let media_type = entry.split(';').next().unwrap_or_default().trim();
+        media_type.replace('@', ".") == openapi::v2::PROTOBUF
+    });
+    if !protobuf {
+        negotiate(headers, Offer::PlainOnly)?;
+        let document = rendered(state, "openapi v2", |registry| Some(openapi::v2::whole(registry)))?;
+        return Ok(with_etag(headers, &document));
+    }
+    let registry = state.read(|store| store.registry().clone());
+    let render = |registry: &Registry| Some(openapi::v2::encode(&openapi::v2::whole(registry)).into());
+    let document = state.documents.get_bytes("openapi v2 protobuf", &registry, render);
+    let mut answer = with_etag(headers, &document.ok_or(Refusal::PageNotFound)?);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(openapi::v2::PROTOBUF));
     Ok(answer)
 }
 

@@ -24,6 +24,8 @@ pub(crate) enum Route {
     Resources { group: String, version: String },
     /// `/openapi/v3`
     OpenApiIndex,
+    /// `/openapi/v2`.
+    OpenApiV2,
     /// `/openapi/v3/api/v1`, `/openapi/v3/apis/G/V`; the text after `/openapi/v3/`.
     OpenApiDocument(String),
     /// A resource, an object, or a part of one.
@@ -66,6 +68,7 @@ impl Route {
             ["apis", group, version] => {
                 Self::Resources { group: (*group).to_owned(), version: (*version).to_owned() }
             }
+            ["openapi", "v2"] => Self::OpenApiV2,
             ["openapi", "v3"] => Self::OpenApiIndex,
             ["openapi", "v3", document @ ..] => Self::OpenApiDocument(document.join("/")),
             ["api", version, rest @ ..] => resource("", version, rest),

@@ -46,7 +46,7 @@ fn paths_name_resources_objects_and_their_parts() {
         ("/apis/", "Groups"),
         ("/apis/apps", "Group(\"apps\")"),
         ("/openapi/v3/apis/apps/v1", "OpenApiDocument(\"apis/apps/v1\")"),
-        ("/openapi/v2", "Unknown"),
+        ("/openapi/v2", "OpenApiV2"),
         ("/nothing", "Unknown"),
         ("/api/v1//pods", "Unknown"),
         ("/api/v1/%zz", "Unknown"),

@@ -142,3 +142,33 @@ async fn case_7_unknown_paths_methods_and_formats() {
     t.post(&t.core("configmaps"), &config_map("c", json!({}))).await.expect(201);
     t.patch(&t.core("configmaps/c"), "application/json", &json!({})).await.fails(415, "UnsupportedMediaType");
 }
+
+#[tokio::test]
+async fn case_4_openapi_v2_for_older_clients() {
+    let t = Target::case(4).await;
+    t.define(json!({"type": "object", "properties": {"color": {"type": "string"}, "replicas": {"type": "integer"}}}))
+        .await;
+    let name = format!("{}.v1.Thing", t.group.rsplit('.').collect::<Vec<_>>().join("."));
+    t.until("/openapi/v2", |reply| reply.json()["definitions"].get(&name).is_some()).await;
+    let document = t.get("/openapi/v2").await.expect(200);
+    assert_eq!(document["swagger"], "2.0");
+    let thing = &document["definitions"][&name];
+    let kind = json!([{"group": t.group, "version": "v1", "kind": "Thing"}]);
+    assert_eq!(thing["x-kubernetes-group-version-kind"], kind);
+    assert_eq!(thing["properties"]["spec"]["properties"]["color"], json!({"type": "string"}));
+    let containers = &document["definitions"]["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+    assert_eq!(containers["items"]["$ref"], "#/definitions/io.k8s.api.core.v1.Container");
+    assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+    let patch = &document["paths"]["/api/v1/namespaces/{namespace}/configmaps/{name}"]["patch"];
+    let validates = |parameter: &serde_json::Value| {
+        parameter["name"] == "fieldValidation"
+            || parameter["$ref"].as_str().is_some_and(|target| target.contains("fieldValidation"))
+    };
+    assert!(patch["parameters"].as_array().is_some_and(|list| list.iter().any(validates)), "{patch}");
+    let media_type = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let reply = t.get_as("/openapi/v2", media_type).await;
+    assert_eq!(reply.status.as_u16(), 200);
+    assert_eq!(reply.header("content-type"), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    // The first field: `swagger`.
+    assert!(reply.body.starts_with(b"\x0a\x032.0"));
+}

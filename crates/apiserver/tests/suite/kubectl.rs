@@ -175,6 +175,12 @@ async fn discovery_verbs_print_what_is_served() {
         .ok(&["wait", "--for=condition=Established", "crd/widgets.lab.example.com", "--timeout=15s"])
         .await;
     assert!(kubectl.ok(&["explain", "widget.spec"]).await.contains("How large."));
+    // Out of the document that clients from before OpenAPI v3 read.
+    let v2 = ["explain", "--output=plaintext-openapiv2"];
+    assert!(kubectl.ok(&[v2[0], v2[1], "widget.spec"]).await.contains("How large."));
+    assert!(
+        kubectl.ok(&[v2[0], v2[1], "pod.spec.containers.image"]).await.contains("FIELD:    image <string>")
+    );
     assert!(kubectl.ok(&["cluster-info"]).await.contains("is running at"));
     assert!(kubectl.fails(&["top", "nodes"]).await.contains("Metrics API not available"));
     assert!(kubectl.fails(&["get", "unheards"]).await.contains("the server doesn't have a resource type"));
