@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::objects::Event;
 use crate::probe::{Probe, Report};
 use crate::snapshot::{Snapshot, SnapshotWriter};
-use crate::status::{TunnelStatus, TunnelWish, Wish, phase};
+use crate::status::{LeaseStatus, TunnelStatus, TunnelWish, Wish, phase};
 
 /// Events that are taken in before a pass is made.
 const BATCH: usize = 4096;
@@ -197,6 +197,9 @@ impl ControlLoop {
                     false
                 }
                 _ = resync.tick() => {
+                    if let Err(error) = self.converger.measure_ports() {
+                        tracing::warn!(%error, "ports in use are not counted");
+                    }
                     self.converger.kernel_changed();
                     self.converger.forget_connections();
                     true
@@ -352,13 +355,16 @@ impl ControlLoop {
     /// Says what the node's objects shall say.
     fn wish(&self) {
         let tunnel = self.converger.objects().tunnels.get(&self.node);
-        let lease = self.own_lease().filter(|lease| lease.observed != lease.lease.generation);
-        let loaded =
-            lease.map(|lease| lease.lease.generation).filter(|generation| *generation == self.generation);
-        let wish = Wish {
-            tunnel: tunnel.and_then(|tunnel| self.tunnel_wish(tunnel)),
-            observed_generation: loaded.filter(|_| self.is_complete),
-        };
+        let lease = self.own_lease().filter(|_| self.is_complete);
+        let lease = lease.and_then(|lease| {
+            let in_use = self.converger.ports_in_use().unwrap_or(&lease.in_use);
+            // What is loaded is another generation for a moment: then it is not told yet.
+            let is_loaded = lease.lease.generation == self.generation;
+            let told = lease.observed == lease.lease.generation && lease.in_use == *in_use;
+            (is_loaded && !told)
+                .then(|| LeaseStatus { observed_generation: lease.lease.generation, in_use: in_use.clone() })
+        });
+        let wish = Wish { tunnel: tunnel.and_then(|tunnel| self.tunnel_wish(tunnel)), lease };
         self.outbox.wishes.send_if_modified(|last| {
             let is_new = *last != wish;
             *last = wish;

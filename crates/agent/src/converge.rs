@@ -35,6 +35,7 @@ use crate::activation::Activation;
 use crate::keys::Keyring;
 use crate::node_view::{Derived, Local, node_view, probe_addresses, topology};
 use crate::objects::{Event, NodeLease, Objects};
+use crate::port_use::{PortUse, UsedPort, busiest};
 use crate::probe::{Inheritance, Report, Setup};
 
 /// So long the kernel answers for EIPs without an agent: as long as liveness lets an agent be away before another gateway
@@ -54,6 +55,8 @@ pub trait Kernel {
     fn apply(&mut self, transaction: &Transaction) -> Result<(), Self::Error>;
     /// Egress ids that live connections have.
     fn held_ids(&mut self) -> Result<BTreeSet<EgressId>, Self::Error>;
+    /// Ports that connections of local pods hold.
+    fn used_ports(&mut self) -> Result<BTreeSet<UsedPort>, Self::Error>;
     /// Lets what comes from the tunnel and goes there pass filters of others that forward nothing. What must be told to a
     /// person: filters that can't be opened, and why.
     fn admit(&mut self, tunnel: &str) -> Result<Vec<String>, Self::Error>;
@@ -141,6 +144,8 @@ pub struct Converger<K> {
     activation: Activation,
     /// Filters of others that drop what this node forwards
     closed: Option<Vec<String>>,
+    /// `None` before the first measurement
+    port_use: Option<PortUse>,
 }
 
 /// What a [`Setup`] is made of, comparable.
@@ -166,6 +171,7 @@ impl<K: Kernel> Converger<K> {
             surroundings_due: true,
             activation: Activation::default(),
             closed: None,
+            port_use: None,
         }
     }
 
@@ -363,6 +369,28 @@ impl<K: Kernel> Converger<K> {
         } else {
             self.kernel.apply(&Transaction { nft, ..Transaction::default() })
         }
+    }
+
+    /// Measures how many ports are in use.
+    pub fn measure_ports(&mut self) -> Result<(), K::Error> {
+        let Some(view) = &self.last_view else { return Ok(()) };
+        let holds = |source: &SourceEip| source.block.is_some() || !source.draining.is_empty();
+        let used = if view.eips.values().any(holds) { self.kernel.used_ports()? } else { BTreeSet::new() };
+        let measured = busiest(&view.eips, &used);
+        let own = self.objects.leases.get(&self.local.node);
+        let port_use = self.port_use.get_or_insert_with(|| {
+            let mut port_use = PortUse::default();
+            port_use.adopt(own.map(|own| own.in_use.clone()).unwrap_or_default());
+            port_use
+        });
+        port_use.update(Instant::now(), &view.eips, &measured);
+        Ok(())
+    }
+
+    /// Ports in use of each EIP, as the controller is to hear it; `None` before the first measurement.
+    #[must_use]
+    pub fn ports_in_use(&self) -> Option<&BTreeMap<EipPair, u32>> {
+        self.port_use.as_ref().map(PortUse::told)
     }
 
     /// When a pass is due though nothing happens.

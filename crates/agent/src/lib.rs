@@ -29,6 +29,7 @@ pub mod linux;
 pub mod metrics;
 pub mod node_view;
 pub mod objects;
+pub mod port_use;
 pub mod probe;
 pub mod run;
 pub mod snapshot;

@@ -18,6 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::watch;
 
 use crate::converge::{self, Surroundings};
+use crate::port_use::UsedPort;
 
 /// How the device that leads outside is found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -162,6 +163,18 @@ impl converge::Kernel for Linux {
     fn held_ids(&mut self) -> Result<BTreeSet<EgressId>, LinuxError> {
         let flows = unless_absent(self.connections.flows(&ours()))?;
         Ok(flows.iter().filter_map(|flow| EgressId::new(flow.mark & !BASE_MASK)).collect())
+    }
+
+    fn used_ports(&mut self) -> Result<BTreeSet<UsedPort>, LinuxError> {
+        let flows = unless_absent(self.connections.flows(&ours()))?;
+        let of_pods = flows.iter().filter(|flow| EgressId::new(flow.mark & !BASE_MASK).is_some());
+        let used = of_pods.map(|flow| UsedPort {
+            address: flow.reply.destination,
+            port: flow.reply.destination_port,
+            protocol: flow.protocol,
+            destination: (flow.reply.source, flow.reply.source_port),
+        });
+        Ok(used.collect())
     }
 
     fn admit(&mut self, tunnel: &str) -> Result<Vec<String>, LinuxError> {

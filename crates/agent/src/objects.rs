@@ -97,6 +97,8 @@ pub struct NodeLease {
     pub lease: PortLease,
     /// `status.observedGeneration`
     pub observed: i64,
+    /// `portsInUse` of each of `status.eips`
+    pub in_use: BTreeMap<EipPair, u32>,
 }
 
 /// Everything that is watched.
@@ -165,6 +167,7 @@ impl Objects {
                 let lease = NodeLease {
                     lease: convert::port_lease(object),
                     observed: object.status.as_ref().map_or(0, |status| status.observed_generation),
+                    in_use: object.status.as_ref().map(convert::ports_in_use).unwrap_or_default(),
                 };
                 Some((object.name_any(), Some(lease)))
             }),

@@ -4,6 +4,7 @@
 //! last or from what the watch shows, one write at a time, the latest wish only. It never spins: what was refused or undone is
 //! tried again after a pause that grows.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::names;
@@ -11,6 +12,7 @@ use api::v1beta1::{EgressPortLease, EgressTunnel};
 use jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Error};
+use model::EipPair;
 use model::tunnel::{Phase, Tunnel};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -24,8 +26,33 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub struct Wish {
     /// Status of the EgressTunnel; `None` while there is no such object
     pub tunnel: Option<TunnelWish>,
-    /// Generation of the lease that is loaded; `None` while there is no lease, or it says so already
-    pub observed_generation: Option<i64>,
+    /// Status of the EgressPortLease; `None` while there is no such object, or it says that already
+    pub lease: Option<LeaseStatus>,
+}
+
+/// What a lease's status shall say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaseStatus {
+    /// Generation of the lease that is loaded
+    pub observed_generation: i64,
+    /// Ports in use towards the busiest destination, by EIP
+    pub in_use: BTreeMap<EipPair, u32>,
+}
+
+impl LeaseStatus {
+    fn patch(&self) -> Value {
+        let eips = self.in_use.iter().map(|(eip, used)| {
+            let mut entry = serde_json::Map::new();
+            for (name, address) in
+                [("ipv4", eip.v4().map(|a| a.to_string())), ("ipv6", eip.v6().map(|a| a.to_string()))]
+            {
+                entry.extend(address.map(|address| (name.to_owned(), address.into())));
+            }
+            entry.insert("portsInUse".to_owned(), (*used).into());
+            Value::Object(entry)
+        });
+        json!({"status": {"observedGeneration": self.observed_generation, "eips": eips.collect::<Vec<_>>()}})
+    }
 }
 
 /// The agent's part of a tunnel's status, without its times.
@@ -130,7 +157,7 @@ pub struct Writer {
     ready_since: Timestamp,
     was_ready: Option<bool>,
     written: Option<TunnelStatus>,
-    written_generation: Option<i64>,
+    written_lease: Option<LeaseStatus>,
 }
 
 impl Writer {
@@ -145,7 +172,7 @@ impl Writer {
             ready_since: Timestamp::now(),
             was_ready: None,
             written: None,
-            written_generation: None,
+            written_lease: None,
         }
     }
 
@@ -159,8 +186,7 @@ impl Writer {
                 outcome = self.write(&wish, false) => outcome,
             };
             // What the watch does not show yet was perhaps undone by somebody: look again, but not at once.
-            let settled =
-                wish.tunnel.as_ref().is_none_or(|tunnel| tunnel.told) && wish.observed_generation.is_none();
+            let settled = wish.tunnel.as_ref().is_none_or(|tunnel| tunnel.told) && wish.lease.is_none();
             let again = match outcome {
                 Ok(()) if settled => {
                     pause = FIRST_PAUSE;
@@ -181,7 +207,7 @@ impl Writer {
                 changed = wishes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(again.unwrap_or(Duration::MAX)), if again.is_some() => {
                     self.written = None;
-                    self.written_generation = None;
+                    self.written_lease = None;
                 }
                 () = tokio::time::sleep(beat), if self.heartbeat.is_some() => {
                     let wish = wishes.borrow().clone();
@@ -208,13 +234,13 @@ impl Writer {
             unless_gone(patched.map(drop))?;
             self.written = Some(status.clone());
         }
-        if let Some(generation) = wish.observed_generation
-            && self.written_generation != Some(generation)
+        if let Some(lease) = &wish.lease
+            && self.written_lease.as_ref() != Some(lease)
         {
-            let patch = json!({"status": {"observedGeneration": generation}});
+            let patch = lease.patch();
             let patched = self.leases.patch_status(&self.node, &parameters(), &Patch::Merge(&patch)).await;
             unless_gone(patched.map(drop))?;
-            self.written_generation = Some(generation);
+            self.written_lease = Some(lease.clone());
         }
         Ok(())
     }

@@ -60,6 +60,10 @@ impl Kernel for Machine {
         Ok(self.held.clone())
     }
 
+    fn used_ports(&mut self) -> Result<BTreeSet<UsedPort>, MachineError> {
+        Ok(BTreeSet::new())
+    }
+
     fn admit(&mut self, _: &str) -> Result<Vec<String>, MachineError> {
         Ok(self.closed.clone())
     }

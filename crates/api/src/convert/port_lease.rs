@@ -1,9 +1,11 @@
 //! EgressPortLease.
 
+use std::collections::BTreeMap;
+
 use model::port_lease::{BlockRole, BlockState, EipLease, LeasedBlock, PortLease};
 use model::{EipPair, PortBlock};
 
-use crate::v1beta1::{self, EgressPortLease, EgressPortLeaseSpec};
+use crate::v1beta1::{self, EgressPortLease, EgressPortLeaseSpec, EgressPortLeaseStatus};
 
 /// What a node holds; a lease or a block that can't be read counts as not there.
 pub fn port_lease(object: &EgressPortLease) -> PortLease {
@@ -19,6 +21,15 @@ pub fn port_lease(object: &EgressPortLease) -> PortLease {
     let mut leases: Vec<EipLease> = leases.collect();
     leases.sort_unstable_by_key(|lease| lease.eip);
     PortLease { generation: object.spec.generation, leases }
+}
+
+/// Ports in use of each EIP, as the node says; what can't be read counts as not there.
+pub fn ports_in_use(status: &EgressPortLeaseStatus) -> BTreeMap<EipPair, u32> {
+    let eips = status.eips.iter().filter_map(|eip| {
+        let pair = EipPair::new(eip.ipv4.parse().ok(), eip.ipv6.parse().ok())?;
+        Some((pair, u32::try_from(eip.ports_in_use).ok()?))
+    });
+    eips.collect()
 }
 
 fn block(wire: &v1beta1::LeasedBlock) -> Option<LeasedBlock> {

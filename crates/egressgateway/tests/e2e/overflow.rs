@@ -22,6 +22,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("a_node_without_ports_uses_those_of_its_gateway", overflow),
     ("pods_leave_with_the_address_of_a_gateway_node", node_address),
     ("a_question_to_a_resolver_frees_its_port_soon", short_flows),
+    ("a_node_tells_how_many_ports_it_uses", ports_in_use),
 ];
 
 /// Connections at a time; more than the smallest block has ports would be refused without overflow.
@@ -209,4 +210,21 @@ fn short_flows(world: &World) -> Result<()> {
         ensure!((left <= 5) == short, "a flow to port {port} is kept for {left} s more");
     }
     Ok(())
+}
+
+fn ports_in_use(world: &World) -> Result<()> {
+    let scene = Scene::new(world, "use", 229)?;
+    let pod = scene.pod("app", PLAIN)?;
+    scene.policy_in_force("app", &pod)?;
+    let server = world.serve()?;
+    let held = Held::open(&pod.netns, server.address(), 20)?;
+    world.until("the lease's status says so", || {
+        let lease = world.get("EgressPortLease", None, PLAIN)?;
+        let eips = lease.pointer("/status/eips").and_then(Value::as_array).cloned().unwrap_or_default();
+        let ours = eips.iter().find(|entry| text(entry, "/ipv4") == scene.eip(0).to_string());
+        let used = ours.and_then(|entry| entry.get("portsInUse")).and_then(Value::as_u64);
+        ensure!(used >= Some(20), "{used:?} ports in use: {eips:?}");
+        Ok(())
+    })?;
+    held.end()
 }

@@ -1,0 +1,164 @@
+//! How many of a node's leased ports are in use, as the controller is to hear it.
+//!
+//! Ports are unique per destination, so what counts is the busiest destination of each EIP. What is said is coarse and calm:
+//! rounded up to an eighth of the node's block, more at once, less only after a while. A node whose connections come and go
+//! evenly writes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use datapath::view::SourceEip;
+use model::EipPair;
+
+/// Less is said only after it has been less for so long.
+const CALM: Duration = Duration::from_secs(300);
+/// Steps of a block.
+const STEPS: u32 = 8;
+
+/// A port that a connection of a local pod holds towards a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UsedPort {
+    /// Address that the source was translated to
+    pub address: IpAddr,
+    /// Port that it was translated to
+    pub port: u16,
+    /// Protocol number
+    pub protocol: u8,
+    /// Where to: address and port
+    pub destination: (IpAddr, u16),
+}
+
+/// Ports in use towards the busiest destination, of each EIP that this node holds ports of.
+#[must_use]
+pub fn busiest(eips: &BTreeMap<EipPair, SourceEip>, used: &BTreeSet<UsedPort>) -> BTreeMap<EipPair, u32> {
+    let leased = eips.iter().filter(|(_, source)| source.block.is_some() || !source.draining.is_empty());
+    let mut of_address: BTreeMap<IpAddr, EipPair> = BTreeMap::new();
+    let mut busiest: BTreeMap<EipPair, u32> = BTreeMap::new();
+    for (eip, _) in leased {
+        busiest.insert(*eip, 0);
+        of_address.extend(eip.addresses().map(|address| (address, *eip)));
+    }
+    let mut counts: BTreeMap<(EipPair, u8, (IpAddr, u16)), u32> = BTreeMap::new();
+    for used in used {
+        let Some(eip) = of_address.get(&used.address) else { continue };
+        let holds = |source: &SourceEip| {
+            source.block.iter().chain(&source.draining).any(|block| block.contains(used.port))
+        };
+        if eips.get(eip).is_some_and(holds) {
+            *counts.entry((*eip, used.protocol, used.destination)).or_default() += 1;
+        }
+    }
+    for ((eip, ..), count) in counts {
+        let most = busiest.entry(eip).or_default();
+        *most = count.max(*most);
+    }
+    busiest
+}
+
+/// What the controller was told, and since when it is less.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortUse {
+    told: BTreeMap<EipPair, u32>,
+    less_since: BTreeMap<EipPair, Instant>,
+}
+
+impl PortUse {
+    /// Goes on with what an earlier run has told.
+    pub fn adopt(&mut self, told: BTreeMap<EipPair, u32>) {
+        self.told = told;
+    }
+
+    /// What the controller is to be told now.
+    pub fn told(&self) -> &BTreeMap<EipPair, u32> {
+        &self.told
+    }
+
+    /// Takes in a measurement.
+    pub fn update(
+        &mut self,
+        now: Instant,
+        eips: &BTreeMap<EipPair, SourceEip>,
+        measured: &BTreeMap<EipPair, u32>,
+    ) {
+        self.told.retain(|eip, _| measured.contains_key(eip));
+        self.less_since.retain(|eip, _| measured.contains_key(eip));
+        for (eip, used) in measured {
+            let size = eips.get(eip).and_then(|source| source.block).map_or(STEPS, |block| block.size());
+            let rounded = used.next_multiple_of((size / STEPS).max(1));
+            let told = self.told.entry(*eip).or_insert(rounded);
+            if rounded >= *told {
+                *told = rounded;
+                self.less_since.remove(eip);
+                continue;
+            }
+            let since = *self.less_since.entry(*eip).or_insert(now);
+            if now.saturating_duration_since(since) >= CALM {
+                *told = rounded;
+                self.less_since.remove(eip);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::PortBlock;
+
+    use super::*;
+
+    fn eip() -> EipPair {
+        "10.6.168.201".parse().unwrap()
+    }
+
+    fn eips(size: u32) -> BTreeMap<EipPair, SourceEip> {
+        let source = SourceEip { block: PortBlock::from_size(4096, size), ..SourceEip::default() };
+        BTreeMap::from([(eip(), source)])
+    }
+
+    fn used(port: u16, destination: u8) -> UsedPort {
+        let destination = (IpAddr::from([1, 1, 1, destination]), 443);
+        UsedPort { address: [10, 6, 168, 201].into(), port, protocol: 6, destination }
+    }
+
+    #[test]
+    fn the_busiest_destination_counts_and_ports_of_others_do_not() {
+        let mut ports: BTreeSet<UsedPort> = (4096..4106).map(|port| used(port, 1)).collect();
+        ports.extend((4096..4100).map(|port| used(port, 2)));
+        // Of a block that this node does not hold: overflow.
+        ports.extend((50000..50100).map(|port| used(port, 3)));
+        assert_eq!(busiest(&eips(64), &ports), BTreeMap::from([(eip(), 10)]));
+        assert_eq!(busiest(&eips(64), &BTreeSet::new()), BTreeMap::from([(eip(), 0)]));
+        assert_eq!(busiest(&BTreeMap::new(), &ports), BTreeMap::new());
+    }
+
+    #[test]
+    fn more_is_told_at_once_and_less_after_a_while() {
+        let start = Instant::now();
+        let eips = eips(64);
+        let mut port_use = PortUse::default();
+        let mut tell = |seconds: u64, used: u32| {
+            port_use.update(start + Duration::from_secs(seconds), &eips, &BTreeMap::from([(eip(), used)]));
+            port_use.told()[&eip()]
+        };
+        assert_eq!(tell(0, 0), 0);
+        assert_eq!(tell(10, 1), 8);
+        assert_eq!(tell(20, 8), 8);
+        assert_eq!(tell(30, 45), 48);
+        assert_eq!(tell(40, 3), 48);
+        assert_eq!(tell(300, 3), 48);
+        // A peak in between begins the wait anew.
+        assert_eq!(tell(310, 47), 48);
+        assert_eq!(tell(320, 0), 48);
+        assert_eq!(tell(619, 0), 48);
+        assert_eq!(tell(620, 0), 0);
+    }
+
+    #[test]
+    fn an_eip_that_is_not_held_any_more_is_forgotten() {
+        let mut port_use = PortUse::default();
+        port_use.update(Instant::now(), &eips(64), &BTreeMap::from([(eip(), 9)]));
+        port_use.update(Instant::now(), &BTreeMap::new(), &BTreeMap::new());
+        assert_eq!(port_use, PortUse::default());
+    }
+}
