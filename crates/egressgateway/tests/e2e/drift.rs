@@ -1,6 +1,7 @@
 //! Somebody else takes away what is ours in the kernel.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use datapath::compile::names;
@@ -11,7 +12,7 @@ use kernel::conntrack::{ConntrackSocket, FlowFilter};
 use model::mark::{BASE, BASE_MASK};
 
 use crate::Scenario;
-use crate::scene::Scene;
+use crate::scene::{self, Scene};
 use crate::traffic::{Held, Sequence};
 use crate::world::{PLAIN, World, agent_table};
 
@@ -24,14 +25,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 /// Takes something away; says how much.
 type Damage = fn(&mut Kernel) -> Result<usize>;
 
-/// What is ours in a kernel besides the table, as text.
-fn ours(kernel: &mut Kernel) -> Result<BTreeSet<String>> {
+/// What is ours in a kernel besides the table, as text; without what belongs to EIPs of other scenes, which come to an end
+/// meanwhile.
+fn ours(scene: &Scene<'_>, kernel: &mut Kernel) -> Result<BTreeSet<String>> {
+    let is_meant = |address: IpAddr| address == scene.eip(0) || !scene::is_eip(address);
     let rules = kernel.route.rules()?.into_iter().filter(|rule| rule.mark & BASE_MASK == BASE);
     let mut all: BTreeSet<String> = rules.map(|rule| format!("{rule:?}")).collect();
-    all.extend(kernel.route.routes_of(ROUTE_PROTOCOL)?.iter().map(|route| format!("{route:?}")));
-    all.extend(
-        kernel.route.proxy_entries()?.iter().filter(|entry| entry.ours).map(|entry| format!("{entry:?}")),
-    );
+    let routes = kernel.route.routes_of(ROUTE_PROTOCOL)?.into_iter();
+    all.extend(routes.filter(|route| is_meant(route.destination.addr())).map(|route| format!("{route:?}")));
+    let entries = kernel.route.proxy_entries()?.into_iter();
+    let entries = entries.filter(|entry| entry.ours && is_meant(entry.address));
+    all.extend(entries.map(|entry| format!("{entry:?}")));
     Ok(all)
 }
 
@@ -63,11 +67,11 @@ fn repaired(world: &World) -> Result<()> {
     ];
     for (what, node, damage) in damages {
         let mut kernel = world.kernel(node)?;
-        let before = ours(&mut kernel)?;
+        let before = ours(&scene, &mut kernel)?;
         let damaged = damage(&mut kernel).context(what)?;
         ensure!(damaged > 0, "{what}: there were none");
         world.until(&format!("{what} are there again"), || {
-            let missing: Vec<String> = before.difference(&ours(&mut kernel)?).cloned().collect();
+            let missing: Vec<String> = before.difference(&ours(&scene, &mut kernel)?).cloned().collect();
             ensure!(missing.is_empty(), "missing: {missing:?}");
             Ok(())
         })?;

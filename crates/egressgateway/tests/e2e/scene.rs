@@ -28,6 +28,11 @@ pub(crate) struct Scene<'w> {
     first_eip: u8,
 }
 
+/// Whether the address can be in the pool of some scene.
+pub(crate) fn is_eip(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if v4.octets().starts_with(&[10, 6, 168]))
+}
+
 impl<'w> Scene<'w> {
     /// Makes them; the pool has four addresses from 10.6.168.`first_eip` on.
     pub(crate) fn new(world: &'w World, name: &'static str, first_eip: u8) -> Result<Self> {
