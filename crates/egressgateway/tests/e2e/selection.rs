@@ -169,7 +169,8 @@ fn flows_keep_their_way(world: &World) -> Result<()> {
                 sent.sources
             );
             ensure!(sent.sources.len() == 1, "{node}: several ports: {:?}", sent.sources);
-            ensure!(sent.lost.is_empty(), "{node}: {} of {} lost", sent.lost.len(), sent.count);
+            let (lost, count) = (&sent.lost, sent.count);
+            ensure!(lost.is_empty(), "{node}: of {count} datagrams with {address} {lost:?} were lost");
         }
     }
     Ok(())
