@@ -339,6 +339,10 @@ impl Planner {
         }
         if outcome.conflicts == 0 && outcome.failed == 0 {
             self.backoff.reset();
+            // What was written may make room for more.
+            if self.state.planner.is_stale() {
+                return Some(Instant::now());
+            }
             let wake_s = wake_at_s.map(|at_s| u64::try_from(at_s - self.clock.now_s()).unwrap_or(0).max(1));
             return wake_s.map(|seconds| Instant::now() + Duration::from_secs(seconds));
         }

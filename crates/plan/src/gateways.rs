@@ -133,7 +133,13 @@ pub fn examine(snapshot: &ClusterSnapshot) -> Gateways<'_> {
             continue;
         };
         let Ok(gateway) = &record.spec else { continue };
-        let held = record.status.eips().flat_map(|(eip, _, _)| eip.addresses());
+        // What nobody here uses any more is free for another gateway at once.
+        let is_used = |policies: &BTreeSet<PolicyKey>| {
+            let of_policy = |key| gateways.of_policy.get(key).and_then(|gateway| gateway.as_ref().ok());
+            policies.iter().any(|key| of_policy(key) == Some(name))
+        };
+        let held = record.status.eips().filter(|(_, _, policies)| is_used(policies));
+        let held = held.flat_map(|(eip, _, _)| eip.addresses());
         for address in held.filter(|address| gateway.contains(*address)) {
             gateways.holder.entry(address).or_insert(name);
         }

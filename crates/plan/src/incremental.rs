@@ -107,6 +107,13 @@ impl Planner {
         &self.plan
     }
 
+    /// Whether there is something to plan.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        let Stale { whole, selection, networks, policies, eips, nodes } = &self.stale;
+        *whole || *selection || *networks || !policies.is_empty() || !eips.is_empty() || !nodes.is_empty()
+    }
+
     /// The next plan is made from nothing, and counts as new as a whole: what was planned could not be written.
     pub fn forget(&mut self) {
         self.stale.whole = true;
@@ -119,6 +126,9 @@ impl Planner {
             Event::Lease(name, lease) => self.lease(name, lease),
             Event::UncertainLease(name, lease) => {
                 let before = self.snapshot.uncertain_leases.get(&name).cloned();
+                if before.is_none() && lease.is_none() {
+                    return false;
+                }
                 let leases = before.iter().chain(&lease).flat_map(|lease| &lease.leases);
                 self.stale.eips.extend(leases.map(|lease| lease.eip));
                 self.stale.nodes.insert(name.clone());
@@ -129,6 +139,11 @@ impl Planner {
                 let changed = self.snapshot.absorb(Event::Now(now_s));
                 let due = self.wakes.iter().take_while(|(at_s, _)| *at_s <= now_s);
                 self.stale.eips.extend(due.map(|(_, eip)| *eip));
+                let gone = self.snapshot.gone_since_s.iter();
+                let ended =
+                    gone.filter(|(_, since_s)| leases::object_ends_at_s(&self.snapshot, **since_s) <= now_s);
+                self.stale.nodes.extend(ended.map(|(node, _)| node.clone()));
+                self.stale.whole |= self.workings.moves_wake_at_s.is_some_and(|at_s| at_s <= now_s);
                 changed
             }
             Event::ServiceCidr(..) | Event::ControlPlane(..) | Event::PodPool(..) => {
@@ -175,6 +190,8 @@ impl Planner {
                     known == *new
                 })
             }
+            // Whether a move has ended shows once the status is written.
+            Event::Gateway(_, Some(new)) if !new.moves.is_empty() => false,
             Event::Gateway(name, Some(new)) => {
                 let (known, planned) = (self.snapshot.gateways.get(name), self.plan.gateways.get(name));
                 known.zip(planned).is_some_and(|(known, planned)| {
@@ -277,8 +294,16 @@ impl Planner {
             if lease.is_none() {
                 self.plan.leases.remove(&name);
             }
+            // What it has given back may be another's now.
+            let gone = before.iter().flat_map(|record| &record.lease.leases).filter(|old| {
+                let new = lease.iter().flat_map(|record| &record.lease.leases).find(|new| new.eip == old.eip);
+                let has =
+                    |block| new.is_some_and(|new| new.blocks.iter().any(|leased| leased.block == block));
+                !old.blocks.iter().all(|leased| has(leased.block))
+            });
+            self.stale.eips.extend(gone.map(|lease| lease.eip));
             self.snapshot.absorb(Event::Lease(name, lease));
-            return false;
+            return !self.stale.eips.is_empty();
         }
         self.stale.eips.extend(old.union(&new));
         self.stale.nodes.insert(name.clone());
@@ -341,7 +366,8 @@ impl Planner {
             self.plan_lease(node, &eips);
         }
         if !eips.is_empty() {
-            self.plan.wake_at_s = self.wakes.first().map(|(at_s, _)| *at_s);
+            let ports = self.wakes.first().map(|(at_s, _)| *at_s);
+            self.plan.wake_at_s = [ports, self.workings.moves_wake_at_s].into_iter().flatten().min();
         }
         let mut parts = Parts { nodes, eips, networks, ..Parts::default() };
         for key in policies {

@@ -11,7 +11,7 @@
 //! The top quarter of the ports is for overflow: every node of the EIP's gateway holds a block of it.
 //!
 //! No port ever has two holders. A block is given on only after its node has been gone, or after nobody had a use for it and
-//! it drained, for long enough. A write whose end is not known counts as done until a later one of the same object is.
+//! it drained, for long enough, and only by a plan that sees it gone from its last holder's lease. A write whose end is not known counts as done until a later one of the same object is.
 //!
 //! EIPs share no ports, so each is planned by itself ([`of_eip`]), and again only when something of its own has changed.
 
@@ -30,6 +30,8 @@ use crate::snapshot::{ClusterSnapshot, LeaseRecord};
 const EAGER_NODES: usize = 376;
 /// The most leases that are made before they are needed.
 const EAGER_LEASES: usize = 20_000;
+/// Within that time a write has succeeded or never will: an API server gives up long before.
+pub const WRITE_LIFETIME_S: i64 = 90;
 /// A node that uses more than so many percent of its block gets a larger one.
 const BUSY_PERCENT: i64 = 70;
 
@@ -147,6 +149,7 @@ pub fn of_eip(
         snapshot,
         eip,
         spaces: [PortSpace::source(), PortSpace::overflow()],
+        freed: Vec::new(),
         plan: EipPlan {
             gateway: usage.map(|usage| usage.gateway.clone()).unwrap_or_default(),
             ..EipPlan::default()
@@ -158,6 +161,7 @@ pub fn of_eip(
         planner.keep(node, BlockRole::Source, wanting.contains(node.as_str()));
         planner.keep(node, BlockRole::Overflow, is_gateway);
     }
+    planner.reserve_freed();
     planner.reserve_uncertain();
     planner.give(BlockRole::Source, wanting);
     let of_gateway = gateway_nodes.into_iter().flatten().filter(|node| snapshot.nodes.contains_key(*node));
@@ -173,6 +177,8 @@ struct Planner<'a> {
     eip: EipPair,
     /// What is free, for sources and for overflow
     spaces: [PortSpace; 2],
+    /// What its holder has to give back first
+    freed: Vec<LeasedBlock>,
     plan: EipPlan,
 }
 
@@ -197,8 +203,9 @@ impl Planner<'_> {
             let current = current(blocks.clone(), is_wanted);
             for leased in blocks {
                 let is_current = current == Some(leased.block);
-                let Fate::Stay(state, until_s) = fate(snapshot, node, record, eip, leased.block, is_current)
-                else {
+                let fate = fate(snapshot, node, record, eip, leased.block, is_current);
+                let Fate::Stay(state, until_s) = fate else {
+                    self.freed.push(*leased);
                     continue;
                 };
                 self.plan.wake_at_s = [self.plan.wake_at_s, until_s].into_iter().flatten().min();
@@ -208,6 +215,13 @@ impl Planner<'_> {
                     blocks.insert(leased.block, LeasedBlock { state, ..*leased });
                 }
             }
+        }
+    }
+
+    /// What is taken from a node is given to another once it is known to be gone from the first one's lease.
+    fn reserve_freed(&mut self) {
+        for leased in std::mem::take(&mut self.freed) {
+            reserve(self.space(leased.role), leased.block);
         }
     }
 
@@ -436,6 +450,12 @@ pub fn objects(
     objects.collect()
 }
 
+/// When the object of a node that has been gone since then may be deleted.
+#[must_use]
+pub fn object_ends_at_s(snapshot: &ClusterSnapshot, gone_since_s: i64) -> i64 {
+    gone_since_s.saturating_add(snapshot.settings.rest_s.max(WRITE_LIFETIME_S))
+}
+
 /// What the object of a node says of an EIP.
 #[must_use]
 pub fn lease_of(eip: EipPair, plan: &EipPlan, blocks: &Blocks) -> EipLease {
@@ -447,7 +467,10 @@ pub fn lease_of(eip: EipPair, plan: &EipPlan, blocks: &Blocks) -> EipLease {
 pub fn object(snapshot: &ClusterSnapshot, node: &str, leases: Vec<EipLease>) -> Option<PortLease> {
     let recorded = snapshot.leases.get(node).map(|record| &record.lease);
     let uncertain = snapshot.uncertain_leases.get(node);
-    let stays = recorded.is_some() && snapshot.nodes.contains_key(node);
+    // While the object is there no late creation of an earlier one can succeed.
+    let gone_since_s = snapshot.gone_since_s.get(node).copied().unwrap_or(snapshot.now_s);
+    let is_awaited = snapshot.now_s < object_ends_at_s(snapshot, gone_since_s);
+    let stays = recorded.is_some() && (snapshot.nodes.contains_key(node) || is_awaited);
     if leases.is_empty() && !stays && uncertain.is_none() {
         return None;
     }

@@ -72,6 +72,8 @@ pub(crate) struct Workings {
     pub(crate) ports: BTreeMap<EipPair, EipPlan>,
     /// All addresses of all pools
     pub(crate) pools: [Option<IpPool>; 2],
+    /// When the next move will have failed
+    pub(crate) moves_wake_at_s: Option<i64>,
 }
 
 impl Workings {
@@ -95,16 +97,14 @@ pub(crate) fn compute(
     let ports = leases::plan(snapshot, &uses, holders, selection);
     let gateway_plans =
         outcome::gateway_plans(snapshot, &gateways, &tunnels, &allocation, &placement, &ports);
+    let moves_wake_at_s = moves::wake_at_s(snapshot, &gateways);
     let mut plan = Plan {
         gateways: gateway_plans,
         policies: policy_plans,
         tunnels,
         leases: leases::objects(snapshot, &ports),
         unleased: outcome::unleased(&ports),
-        wake_at_s: [outcome::wake_at_s(&ports), moves::wake_at_s(snapshot, &gateways)]
-            .into_iter()
-            .flatten()
-            .min(),
+        wake_at_s: [outcome::wake_at_s(&ports), moves_wake_at_s].into_iter().flatten().min(),
         cluster_networks: cluster_networks::plan(snapshot),
         slices: endpoint_slices::plan(snapshot, selection),
         notices: Vec::new(),
@@ -113,5 +113,5 @@ pub(crate) fn compute(
     let eip_of = uses.iter().flat_map(|(eip, usage)| usage.policies.iter().map(|key| (key.clone(), *eip)));
     let eip_of = eip_of.collect();
     let (eager, pools) = (leases::is_eager(snapshot, &uses), [gateways.all_v4, gateways.all_v6]);
-    (plan, Workings { uses, eip_of, eager, ports, pools })
+    (plan, Workings { uses, eip_of, eager, ports, pools, moves_wake_at_s })
 }

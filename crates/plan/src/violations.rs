@@ -39,6 +39,8 @@ pub enum Violation {
     PortOfOtherRole(EipPair, PortBlock, String),
     /// A node that lives loses a block that is active, of an EIP that is in use
     LeaseTakenAway(EipPair, PortBlock, String),
+    /// A block is another node's in the same plan that takes it from its holder
+    LeaseGivenBeforeTaken(EipPair, PortBlock, String),
     /// A block changes hands before it has rested
     LeaseWithoutRest(EipPair, PortBlock, String),
     /// A lease differs from the recorded one under the same generation
@@ -285,6 +287,10 @@ fn losses(
             inside.filter(|((_, holder), _)| *holder == node).map(|(_, block)| block.size()).sum();
         if kept >= block.size() {
             continue;
+        }
+        let now = holders.get(&eip).into_iter().flatten();
+        if now.filter(|((_, holder), _)| *holder != node).any(|(_, other)| other.overlaps(&block)) {
+            found.insert(Violation::LeaseGivenBeforeTaken(eip, block, node.to_owned()));
         }
         let is_there = snapshot.nodes.contains_key(node);
         if is_there && state == BlockState::Active && in_use(eip) {

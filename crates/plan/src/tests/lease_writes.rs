@@ -8,6 +8,7 @@ use model::port_lease::PortLease;
 use proptest::prelude::*;
 
 use super::*;
+use crate::leases::WRITE_LIFETIME_S;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -42,7 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0u8..2).prop_map(Step::Policy),
         1 => (0u8..2).prop_map(Step::PolicyGone),
         3 => (0u8..6, prop_oneof![Just(0), 1i64..20_000]).prop_map(|(node, used)| Step::Report(node, used)),
-        2 => prop_oneof![Just(121), Just(3601), 1i64..5000].prop_map(Step::Pass),
+        2 => prop_oneof![Just(60), Just(121), Just(3601), 1i64..5000].prop_map(Step::Pass),
         6 => proptest::collection::vec(fate, 8).prop_map(Step::Write),
         2 => Just(Step::Arrive),
         2 => (0u8..6).prop_map(Step::Watch),
@@ -54,7 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Server {
     objects: BTreeMap<String, (u64, PortLease)>,
-    late: Vec<(String, Option<u64>, Option<PortLease>)>,
+    late: Vec<(i64, String, Option<u64>, Option<PortLease>)>,
     versions: u64,
 }
 
@@ -148,7 +149,12 @@ impl Controller {
                     fate => {
                         is_complete = false;
                         if fate == Fate::Late {
-                            self.server.late.push((node.clone(), version, planned.clone()));
+                            self.server.late.push((
+                                self.world.snapshot.now_s,
+                                node.clone(),
+                                version,
+                                planned.clone(),
+                            ));
                         }
                         if let Some(lease) = planned {
                             self.world
@@ -192,8 +198,10 @@ impl Controller {
             }
             Step::Write(fates) => self.write(&fates),
             Step::Arrive => {
+                let now_s = self.world.snapshot.now_s;
+                self.server.late.retain(|(since_s, ..)| now_s - since_s < WRITE_LIFETIME_S);
                 if !self.server.late.is_empty() {
-                    let (node, version, lease) = self.server.late.remove(0);
+                    let (_, node, version, lease) = self.server.late.remove(0);
                     self.server.write(&node, version, lease.as_ref());
                 }
             }
