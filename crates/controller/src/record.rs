@@ -129,11 +129,16 @@ pub(crate) fn tunnel(object: &EgressTunnel) -> TunnelRecord {
 
 pub(crate) fn lease(object: &EgressPortLease) -> LeaseRecord {
     let status = object.status.clone().unwrap_or_default();
-    let in_use = status.eips.iter().filter_map(|eip| Some((pair(&eip.ipv4, &eip.ipv6)?, eip.ports_in_use)));
+    let eips = || status.eips.iter().filter_map(|eip| Some((pair(&eip.ipv4, &eip.ipv6)?, eip)));
+    let idle = eips().flat_map(|(pair, eip)| {
+        let first_ports = eip.idle.iter().filter_map(|first| u16::try_from(*first).ok());
+        first_ports.map(move |first| (pair, first))
+    });
     LeaseRecord {
         lease: convert::port_lease(object),
         observed_generation: status.observed_generation,
-        ports_in_use: in_use.collect(),
+        ports_in_use: eips().map(|(pair, eip)| (pair, eip.ports_in_use)).collect(),
+        idle: idle.collect(),
     }
 }
 

@@ -103,11 +103,13 @@ pub enum Reason {
         /// The EIP
         eip: EipPair,
     },
-    /// Nodes of a gateway's policies hold no block of their EIP's ports.
+    /// Nodes of a gateway's policies lack ports of their EIP.
     PortsShort {
-        /// How many do not, each EIP counted
+        /// How many have none, each EIP counted
         nodes: usize,
-        /// How many more EIPs would give each of them a block
+        /// How many use most of what they have, and can't have more
+        crowded: usize,
+        /// How many more EIPs would give each of them enough
         eips: usize,
     },
     /// Every node that needs ports of the gateway's EIPs has some.
@@ -297,11 +299,18 @@ impl fmt::Display for Reason {
                     "all ports of {eip} are leased; add EIPs or lower the number of nodes that share one"
                 )
             }
-            Self::PortsShort { nodes, eips } => write!(
-                f,
-                "{nodes} nodes have no ports of their EIP, so their pods' new connections are refused or overflow; \
-                 {eips} more EIPs, used by some of the policies, would give every node a block"
-            ),
+            Self::PortsShort { nodes, crowded, eips } => {
+                if *nodes > 0 {
+                    write!(
+                        f,
+                        "{nodes} nodes have no ports of their EIP, so their pods' new connections use those of a gateway; "
+                    )?;
+                }
+                if *crowded > 0 {
+                    write!(f, "{crowded} nodes use most of their ports, and no larger block is free; ")?;
+                }
+                write!(f, "{eips} more EIPs, used by some of the policies, would give every node enough")
+            }
             Self::PortsAvailable => f.write_str("every node that needs ports has some"),
             Self::NodesNotReady { nodes, of } => {
                 write!(f, "{} of {of} gateway nodes are not Ready (", nodes.len())?;

@@ -283,7 +283,9 @@ impl Planner {
             self.holders.entry(*eip).or_default().insert(name.clone());
         }
         let status = |record: &Option<LeaseRecord>| {
-            record.as_ref().map(|record| (record.observed_generation, record.ports_in_use.clone()))
+            record
+                .as_ref()
+                .map(|record| (record.observed_generation, record.ports_in_use.clone(), record.idle.clone()))
         };
         let is_status_same =
             lease.is_none() || status(&before).unwrap_or_default() == status(&lease).unwrap_or_default();
@@ -392,7 +394,7 @@ impl Planner {
         };
         let new = leases::of_eip(snapshot, eip, usage, holders, &wanting);
         let old = self.workings.ports.remove(&eip).unwrap_or_default();
-        if new.unleased != old.unleased {
+        if new.unleased != old.unleased || new.crowded != old.crowded {
             // Of that the gateway's condition speaks.
             self.stale.whole = true;
             return None;

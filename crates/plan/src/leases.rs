@@ -34,6 +34,8 @@ const EAGER_LEASES: usize = 20_000;
 pub const WRITE_LIFETIME_S: i64 = 90;
 /// A node that uses more than so many percent of its block gets a larger one.
 const BUSY_PERCENT: i64 = 70;
+/// Largest block for overflow: a gateway that comes later finds one as well.
+const MAX_OVERFLOW_LOG2: u8 = 12;
 
 /// Who uses an EIP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub struct EipPlan {
     pub blocks: BTreeMap<String, Blocks>,
     /// Nodes that got no block, because all ports are leased
     pub unleased: BTreeSet<String>,
+    /// Nodes that use most of their block and got no larger one, of so many ports, because too few are free
+    pub crowded: BTreeMap<String, u32>,
     /// When the next block will have rested
     pub wake_at_s: Option<i64>,
 }
@@ -220,7 +224,7 @@ impl Planner<'_> {
 
     /// What is taken from a node is given to another once it is known to be gone from the first one's lease.
     fn reserve_freed(&mut self) {
-        for leased in std::mem::take(&mut self.freed) {
+        for leased in self.freed.clone() {
             reserve(self.space(leased.role), leased.block);
         }
     }
@@ -240,11 +244,10 @@ impl Planner<'_> {
     fn give(&mut self, role: BlockRole, nodes: &BTreeSet<&str>) {
         let missing: Vec<&str> =
             nodes.iter().filter(|node| self.active(node, role).is_none()).copied().collect();
-        let full = match role {
-            BlockRole::Source => PortSpace::source(),
-            BlockRole::Overflow => PortSpace::overflow(),
+        let (full, max) = match role {
+            BlockRole::Source => (PortSpace::source(), log2_of(self.snapshot.settings.max_ports_per_node)),
+            BlockRole::Overflow => (PortSpace::overflow(), MAX_OVERFLOW_LOG2),
         };
-        let max = log2_of(self.snapshot.settings.max_ports_per_node);
         let share = block_log2(full.free_ports() / 2, nodes.len()).min(max);
         let space = self.space(role);
         let part = if is_low(space, &full) { 8 } else { 2 };
@@ -275,19 +278,40 @@ impl Planner<'_> {
         record.ports_in_use.get(&self.eip).copied().filter(|_| is_loaded)
     }
 
+    /// Ports that a node last said it uses, of whatever blocks.
+    fn last_in_use(&self, node: &str) -> i64 {
+        let record = self.snapshot.leases.get(node);
+        record.and_then(|record| record.ports_in_use.get(&self.eip).copied()).unwrap_or(0)
+    }
+
     /// Gives busy nodes a block of twice the size, as long as there is enough for the others.
     fn grow(&mut self, wanting: &BTreeSet<&str>) {
         let max = log2_of(self.snapshot.settings.max_ports_per_node);
+        // What is being given back is there with the next plan: nobody is told of a shortage in between.
+        let mut soon = self.spaces[0].clone();
+        for leased in self.freed.iter().filter(|leased| leased.role == BlockRole::Source) {
+            soon.give_back(leased.block);
+        }
+        let takes = |space: &mut PortSpace, log2| {
+            let is_low = is_low(space, &PortSpace::source());
+            if is_low { None } else { space.take(log2) }
+        };
         for node in wanting {
-            let Some((block, in_use)) = self.active(node, BlockRole::Source).zip(self.in_use(node)) else {
-                continue;
-            };
-            let is_busy = in_use.saturating_mul(100) > i64::from(block.size()).saturating_mul(BUSY_PERCENT);
+            let Some(block) = self.active(node, BlockRole::Source) else { continue };
+            let in_use = self.last_in_use(node).saturating_mul(100);
             let log2 = block.log2_size() + 1;
-            if !is_busy || log2 > max || is_low(&self.spaces[0], &PortSpace::source()) {
+            if in_use <= i64::from(block.size()).saturating_mul(BUSY_PERCENT) || log2 > max {
                 continue;
             }
-            let Some(larger) = self.space(BlockRole::Source).take(log2) else { continue };
+            if takes(&mut soon, log2).is_none() {
+                self.plan.crowded.insert((*node).to_owned(), 2 * block.size());
+                continue;
+            }
+            // What it says may be of its blocks before it got this one.
+            if self.in_use(node).is_none() {
+                continue;
+            }
+            let Some(larger) = takes(self.space(BlockRole::Source), log2) else { continue };
             let blocks = self.plan.blocks.entry((*node).to_owned()).or_default();
             if let Some(leased) = blocks.get_mut(&block) {
                 leased.state = BlockState::Draining;
@@ -307,7 +331,8 @@ impl Planner<'_> {
             let log2 = match self.in_use(node) {
                 Some(0) => PortBlock::MIN_LOG2,
                 Some(used) => share.max(log2_of_use(used)),
-                None => share,
+                // What it said of earlier blocks is the best that is known: a busy node must not lose its ports to that.
+                None => share.max(log2_of_use(self.last_in_use(node))),
             };
             if let Some(blocks) = self.plan.blocks.get_mut(*node) {
                 split(blocks, log2);
@@ -393,7 +418,8 @@ fn fate(
         return Fate::Stay(BlockState::Draining, Some(until_s));
     };
     let is_loaded = record.observed_generation >= record.lease.generation;
-    let is_idle = is_loaded && record.ports_in_use.get(&eip) == Some(&0);
+    let is_unused = record.idle.contains(&(eip, block.first())) || record.ports_in_use.get(&eip) == Some(&0);
+    let is_idle = is_loaded && is_unused;
     until(since_s.saturating_add(if is_idle {
         settings.rest_s.min(settings.drain_s)
     } else {

@@ -184,7 +184,7 @@ pub(crate) fn gateway_plans(
         let (fill_default_v4, fill_default_v6) = fill_default(name, examined, allocation);
         let keep = !examined.record.deleting || examined.used;
         let ports = match short.get(name) {
-            Some(nodes) => Some(Reason::PortsShort { nodes: *nodes, eips: nodes.div_ceil(BLOCKS_OF_AN_EIP) }),
+            Some(shortage) => Some(shortage.reason()),
             None => examined.record.status.ports.as_ref().map(|_| Reason::PortsAvailable),
         };
         status.ports = ports.as_ref().map(Verdict::from);
@@ -209,12 +209,34 @@ fn not_ready(status: &GatewayStatus) -> Option<Reason> {
 
 /// The most nodes that can hold a block of one EIP.
 const BLOCKS_OF_AN_EIP: usize = 752;
+/// So many ports of one EIP are for blocks; the rest is for nodes to come, and for overflow.
+const PORTS_OF_AN_EIP: usize = 24_064;
 
-/// How many nodes of each gateway hold no block of an EIP, each EIP counted.
-fn ports_short(ports: &BTreeMap<EipPair, EipPlan>) -> BTreeMap<&str, usize> {
-    let mut short = BTreeMap::new();
-    for plan in ports.values().filter(|plan| !plan.unleased.is_empty()) {
-        *short.entry(plan.gateway.as_str()).or_default() += plan.unleased.len();
+/// What nodes of a gateway's policies lack, each EIP counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shortage {
+    /// Nodes without any port
+    nodes: usize,
+    /// Nodes that need a larger block
+    crowded: usize,
+    /// Ports that these need
+    ports: usize,
+}
+
+impl Shortage {
+    fn reason(&self) -> Reason {
+        let eips = self.nodes.div_ceil(BLOCKS_OF_AN_EIP) + self.ports.div_ceil(PORTS_OF_AN_EIP);
+        Reason::PortsShort { nodes: self.nodes, crowded: self.crowded, eips }
+    }
+}
+
+fn ports_short(ports: &BTreeMap<EipPair, EipPlan>) -> BTreeMap<&str, Shortage> {
+    let mut short: BTreeMap<&str, Shortage> = BTreeMap::new();
+    for plan in ports.values().filter(|plan| !plan.unleased.is_empty() || !plan.crowded.is_empty()) {
+        let short = short.entry(plan.gateway.as_str()).or_default();
+        short.nodes += plan.unleased.len();
+        short.crowded += plan.crowded.len();
+        short.ports += plan.crowded.values().filter_map(|ports| usize::try_from(*ports).ok()).sum::<usize>();
     }
     short
 }

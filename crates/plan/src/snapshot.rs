@@ -197,6 +197,8 @@ pub struct LeaseRecord {
     pub observed_generation: i64,
     /// Ports in use by EIP, as the node's agent says
     pub ports_in_use: BTreeMap<EipPair, i64>,
+    /// Draining blocks, by their first port, that no connection uses any more, as the node's agent says
+    pub idle: BTreeSet<(EipPair, u16)>,
 }
 
 /// EgressClusterInfo `default`.

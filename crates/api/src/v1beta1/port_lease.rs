@@ -117,4 +117,7 @@ pub struct EipLeaseStatus {
     /// Ports in use towards the busiest destination.
     #[serde(default)]
     pub ports_in_use: i64,
+    /// First ports of draining blocks that no connection uses any more: others may have them after a rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub idle: Vec<i64>,
 }

@@ -168,7 +168,7 @@ fn more_nodes_than_blocks_leave_some_without() {
     world.gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
     let plan = world.settle();
     assert_eq!(plan.unleased.len(), 800 - 752);
-    assert_eq!(plan.gateways["g"].ports, Some(Reason::PortsShort { nodes: 48, eips: 1 }));
+    assert_eq!(plan.gateways["g"].ports, Some(Reason::PortsShort { nodes: 48, crowded: 0, eips: 1 }));
     for number in 700..800 {
         let key = PodKey { namespace: "n".to_owned(), name: format!("pod-{number}") };
         world.remove(Event::Pod(key, None));
@@ -269,4 +269,89 @@ fn blocks_of_idle_nodes_shrink_as_an_eip_fills_and_those_of_busy_ones_stay() {
         blocks.iter().find(|leased| leased.state == BlockState::Active).map(|leased| leased.block.size())
     };
     assert_eq!((active("busy"), active("idle")), (Some(8192), Some(64)));
+}
+
+#[test]
+fn a_gateway_alone_holds_no_more_for_overflow_than_others_find_as_well() {
+    let mut world = World::new();
+    world.node("a", true).gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
+    world.settle();
+    let blocks = &world.snapshot.leases["a"].lease.leases[0].blocks;
+    let overflow: Vec<u32> = blocks
+        .iter()
+        .filter(|leased| leased.role == BlockRole::Overflow)
+        .map(|leased| leased.block.size())
+        .collect();
+    assert_eq!(overflow, [4096]);
+}
+
+#[test]
+fn a_draining_block_that_nothing_uses_is_free_after_the_rest_while_the_node_goes_on() {
+    let mut world = three_nodes();
+    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
+    world.settle();
+    let first = source_blocks(&world, "c")[0].block;
+    report(&mut world, "c", 4000);
+    world.settle();
+    let mut record = world.snapshot.leases["c"].clone();
+    record.observed_generation = record.lease.generation;
+    record.idle.insert((eip("10.6.1.1"), first.first()));
+    world.snapshot.absorb(Event::Lease("c".to_owned(), Some(record)));
+    world.pass_s(world.snapshot.settings.rest_s - 1);
+    world.settle();
+    assert_eq!(source_blocks(&world, "c").len(), 2);
+    world.pass_s(1);
+    world.settle();
+    assert_eq!(source_blocks(&world, "c").len(), 1);
+    assert_ne!(source_blocks(&world, "c")[0].block, first);
+}
+
+#[test]
+fn busy_nodes_without_a_larger_block_are_told_with_the_number_of_eips_that_would_help() {
+    let mut world = World::new();
+    for number in 0..40 {
+        world.node(&format!("node-{number:02}"), number == 0);
+    }
+    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
+    world.settle();
+    // All are busy, again and again, until nothing is left.
+    for _ in 0..6 {
+        for number in 0..40 {
+            let node = format!("node-{number:02}");
+            let active =
+                source_blocks(&world, &node).into_iter().find(|leased| leased.state == BlockState::Active);
+            report(&mut world, &node, active.map_or(0, |leased| leased.block.size().into()));
+        }
+        // What one plan frees the next one gives.
+        world.step();
+        world.settle();
+        world.pass_s(world.snapshot.settings.drain_s);
+    }
+    world.step();
+    let plan = world.step();
+    let Some(Reason::PortsShort { nodes: 0, crowded, eips }) = plan.gateways["g"].ports else {
+        panic!("{:?}", plan.gateways["g"].ports);
+    };
+    assert!(crowded > 0 && eips > 0, "{crowded} nodes, {eips} EIPs");
+    for number in 0..40 {
+        report(&mut world, &format!("node-{number:02}"), 1);
+    }
+    assert_eq!(world.settle().gateways["g"].ports, Some(Reason::PortsAvailable));
+}
+
+#[test]
+fn a_busy_node_keeps_its_ports_while_it_has_not_loaded_its_latest_lease() {
+    let mut world = World::new();
+    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
+    world.node("busy", false).node("other", false);
+    world.settle();
+    report(&mut world, "busy", 5000);
+    let mut record = world.snapshot.leases["busy"].clone();
+    record.observed_generation -= 1;
+    world.snapshot.absorb(Event::Lease("busy".to_owned(), Some(record)));
+    for number in 0..12 {
+        world.node(&format!("late-{number:02}"), false);
+        world.settle();
+    }
+    assert_eq!(source_blocks(&world, "busy")[0].block.size(), 8192);
 }
