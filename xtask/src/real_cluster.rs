@@ -9,7 +9,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 
-use crate::steps::{self, Outcome};
+use crate::steps::{self, Outcome, TestCount};
+use crate::test_output::{Skip, TestOutput};
 use programs::{Programs, find_go};
 
 /// Name of the lab that `up` starts.
@@ -56,18 +57,23 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         }),
         Action::Up => with_programs(root, false, |programs| up(root, programs)),
         Action::Down => egressgateway(root, &["lab", "down", "--name", NAME], &[]),
-        Action::Test { filter } => {
-            with_programs(root, false, |programs| test(root, programs, filter.as_deref()))
-        }
+        Action::Test { filter } => with_programs(root, false, |programs| {
+            test(root, programs, filter.as_deref(), &mut TestOutput::default())
+        }),
     }
 }
 
 /// The same tests as a step of `cargo xtask test`.
-pub(crate) fn test_step(root: &Path) -> Result<Outcome> {
+pub(crate) fn test_step(root: &Path, count: &mut TestCount, skips: &mut Vec<Skip>) -> Result<Outcome> {
     let Some(go) = find_go() else { return Ok(Outcome::Skipped(NO_GO.to_owned())) };
     let programs = Programs::build(root, &go, false)?;
-    test(root, &programs, None)?;
-    Ok(Outcome::Passed(format!("on Kubernetes {}", programs.version())))
+    let mut output = TestOutput::default();
+    let tested = test(root, &programs, None, &mut output);
+    count.passed += output.count.passed;
+    count.failed += output.count.failed;
+    skips.append(&mut output.skips);
+    tested?;
+    Ok(Outcome::Passed(format!("{} tests on Kubernetes {}", output.count.passed, programs.version())))
 }
 
 /// Why nothing was done, and what helps.
@@ -87,23 +93,28 @@ fn up(root: &Path, programs: &Programs) -> Result<()> {
     egressgateway(root, &arguments, &[(PROGRAMS_VARIABLE, &programs.path())])
 }
 
-fn test(root: &Path, programs: &Programs, filter: Option<&str>) -> Result<()> {
+fn test(root: &Path, programs: &Programs, filter: Option<&str>, output: &mut TestOutput) -> Result<()> {
     // Each suite of tests says by itself what it missed; the second runs even if the first fails.
-    let conformance = conformance(root, programs, filter);
+    let conformance = conformance(root, programs, filter, output);
     let path = programs.path();
     let environment = [(SERVER_VARIABLE, "real"), (PROGRAMS_VARIABLE, path.as_str())];
-    let end_to_end = cargo_test(root, "egressgateway", "e2e", filter, &environment);
+    let end_to_end = cargo_test(root, "egressgateway", "e2e", filter, &environment, output);
     conformance.and(end_to_end)
 }
 
 /// The API server's contract, on a cluster with nothing in it.
-fn conformance(root: &Path, programs: &Programs, filter: Option<&str>) -> Result<()> {
+fn conformance(
+    root: &Path,
+    programs: &Programs,
+    filter: Option<&str>,
+    output: &mut TestOutput,
+) -> Result<()> {
     let path = programs.path();
     let up = ["lab", "up", "--name", TEST_NAME, "--api-server", "real", "--nodes", "1", "--no-install"];
     egressgateway(root, &up, &[(PROGRAMS_VARIABLE, &path)])?;
     let outcome = forget_the_past(root).and_then(|()| write_kubeconfig(root)).and_then(|kubeconfig| {
         let file = kubeconfig.to_str().context("the path of the tree is no UTF-8")?;
-        cargo_test(root, "apiserver", "conformance", filter, &[(CONFORMANCE_VARIABLE, file)])
+        cargo_test(root, "apiserver", "conformance", filter, &[(CONFORMANCE_VARIABLE, file)], output)
     });
     outcome.and(egressgateway(root, &["lab", "down", "--name", TEST_NAME], &[]))
 }
@@ -144,10 +155,17 @@ fn cargo_test(
     suite: &str,
     filter: Option<&str>,
     environment: &[(&str, &str)],
+    output: &mut TestOutput,
 ) -> Result<()> {
-    let mut arguments = vec!["test", "--package", package, "--test", suite, "--"];
+    let mut arguments = vec!["test", "--package", package, "--test", suite, "--", "--show-output"];
     arguments.extend(filter);
-    steps::run(root, "cargo", &arguments, environment)
+    let succeeded = steps::stream(root, "cargo", &arguments, environment, |line| {
+        if output.line(line) {
+            println!("{line}");
+        }
+    })?;
+    ensure!(succeeded, "{suite} failed on a real cluster");
+    Ok(())
 }
 
 fn egressgateway(root: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Result<()> {

@@ -103,10 +103,12 @@ pub(crate) fn stream(
     root: &Path,
     program: &str,
     arguments: &[&str],
+    env: &[(&str, &str)],
     mut line: impl FnMut(&str),
 ) -> Result<bool> {
     let mut child = Command::new(program)
         .args(arguments)
+        .envs(env.iter().copied())
         .current_dir(root)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
