@@ -1,6 +1,7 @@
 //! The built-in kinds: what is served, their schemas, defaults and rules.
 
 mod addresses;
+mod admission_validation;
 pub mod conditions;
 pub(crate) mod crd;
 mod defaults;
@@ -17,6 +18,7 @@ pub use defaults::default;
 pub use lifecycle::{
     View, grace_seconds, keeps_status_on_create, mark_deleting, prepare_create, prepare_update,
 };
+pub(crate) use validation::text;
 pub use validation::validate;
 
 use crate::resource::ResourceInfo;

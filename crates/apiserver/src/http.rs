@@ -1,6 +1,7 @@
 //! Requests: who asks, what for, and which part of the server answers.
 
 mod accept;
+mod admitted;
 mod body;
 pub(crate) mod cache;
 mod documents;

@@ -19,6 +19,7 @@
 //! - Every write says in `managedFields` who owns what it changed; only [`store::Store`] computes that.
 //! - Everything a client can grow (bodies, objects, history, watch buffers) has a limit in [`limits::Limits`].
 
+pub mod admission;
 pub mod auth;
 pub mod builtin;
 pub mod collect;

@@ -3,7 +3,7 @@
 //! One tree of nodes serves custom kinds (from their CRD) and built-in kinds (from the published definitions).
 //! The root and every embedded object have `apiVersion`, `kind` and an `ObjectMeta`, whatever the schema says.
 
-mod cel_rules;
+pub(crate) mod cel_rules;
 mod compile;
 pub mod decode;
 mod defaulting;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio_util::sync::DropGuard;
 
+use crate::admission::call::{DirectDialer, WebhookDialer};
 use crate::auth::User;
 use crate::auth::certificate::{Authority, CertificateAndKey, CertificateError, SubjectName};
 use crate::auth::service_account::{BoundObject, TokenError};
@@ -34,6 +35,8 @@ pub struct ServerConfig {
     pub tokens: Vec<(String, User)>,
     /// What runs commands in pods and reads their logs.
     pub streams: Arc<dyn PodStreams>,
+    /// What connects to admission webhooks.
+    pub dialer: Arc<dyn WebhookDialer>,
     /// The store's options; the certificate in `root_ca_pem` is filled in by the server.
     pub store: StoreOptions,
     /// How many connections may be open at once; more are closed at once.
@@ -47,6 +50,7 @@ impl Default for ServerConfig {
             subject_names: Vec::new(),
             tokens: Vec::new(),
             streams: Arc::new(NoPodStreams),
+            dialer: Arc::new(DirectDialer),
             store: StoreOptions::default(),
             connections_max: 4096,
         }
@@ -84,6 +88,7 @@ impl ApiServer {
         let settings = state::Settings {
             tokens: config.tokens,
             streams: config.streams,
+            dialer: config.dialer,
             store: config.store,
             connections_max: config.connections_max,
         };

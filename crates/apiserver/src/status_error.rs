@@ -264,6 +264,14 @@ impl StatusError {
         self
     }
 
+    /// The same failure with another code and reason.
+    #[must_use]
+    pub fn with_code(mut self, code: u16, reason: &str) -> Self {
+        self.0.code = code;
+        reason.clone_into(&mut self.0.reason);
+        self
+    }
+
     /// The same failure with `details.retryAfterSeconds`.
     #[must_use]
     pub fn with_retry_after(mut self, seconds: u32) -> Self {

@@ -3,6 +3,7 @@
 //! A plain struct without clock, randomness, sockets and tasks. One writer at a time calls it; whoever serves
 //! watches polls [`Store::events_since`] after it was told that something was written.
 
+mod admission;
 mod applying;
 mod create;
 mod delete;

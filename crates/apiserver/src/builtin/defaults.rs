@@ -73,12 +73,34 @@ pub fn default(info: &ResourceInfo, object: &mut Value) {
         }),
         ("scheduling.k8s.io", "priorityclasses") => or_text(map, "preemptionPolicy", "PreemptLowerPriority"),
         (RBAC, "rolebindings" | "clusterrolebindings") => binding(map),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
+            let spec = meta::map_mut(map, "spec");
+            or_text(spec, "failurePolicy", "Fail");
+            if let Some(constraints) = spec.get_mut("matchConstraints").and_then(Value::as_object_mut) {
+                match_resources(constraints);
+            }
+        }
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
+            let spec = meta::map_mut(map, "spec");
+            if let Some(constraints) = spec.get_mut("matchResources").and_then(Value::as_object_mut) {
+                match_resources(constraints);
+            }
+        }
         ("admissionregistration.k8s.io", plural) => {
             let mutating = plural == "mutatingwebhookconfigurations";
             maps_in(map, "webhooks").for_each(|hook| webhook(hook, mutating));
         }
         ("apiextensions.k8s.io", "customresourcedefinitions") => crd::default(object),
         _ => {}
+    }
+}
+
+fn match_resources(constraints: &mut Map<String, Value>) {
+    or_text(constraints, "matchPolicy", "Equivalent");
+    or_insert(constraints, "namespaceSelector", json!({}));
+    or_insert(constraints, "objectSelector", json!({}));
+    for rules in ["resourceRules", "excludeResourceRules"] {
+        maps_in(constraints, rules).for_each(|rule| or_text(rule, "scope", "*"));
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::builtin::admission_validation::{policy, policy_binding, webhooks};
 use crate::builtin::{crd, pod_validation};
 use crate::limits::Limits;
 use crate::meta;
@@ -17,7 +18,7 @@ pub(super) fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
 }
 
 /// A text, empty if there is none.
-pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -52,6 +53,10 @@ pub fn validate(info: &ResourceInfo, new: &Value, old: Option<&Value>, limits: &
             immutable(new, old, "/addressType", &mut errors);
         }
         ("apiextensions.k8s.io", "customresourcedefinitions") => errors.extend(crd::validate(new, old)),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => policy(new, &mut errors),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
+            policy_binding(new, &mut errors);
+        }
         ("admissionregistration.k8s.io", _) => webhooks(new, &mut errors),
         _ => {}
     }
@@ -326,40 +331,5 @@ fn binding(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
     if old.is_some_and(|old| old.get("roleRef") != new.get("roleRef")) {
         let value = new.get("roleRef").unwrap_or(&Value::Null);
         errors.push(FieldError::invalid("roleRef", value, "cannot change roleRef"));
-    }
-}
-
-fn webhooks(new: &Value, errors: &mut Vec<FieldError>) {
-    for (index, hook) in items(new, "/webhooks").iter().enumerate() {
-        let path = format!("webhooks[{index}]");
-        let name = text(hook, "/name");
-        if name.split('.').count() < 3 || meta::subdomain_problem(name).is_some() {
-            let why = "should be a domain with at least three segments separated by dots";
-            errors.push(FieldError::invalid(format!("{path}.name"), &Value::from(name), why));
-        }
-        check_choice(
-            text(hook, "/failurePolicy"),
-            &format!("{path}.failurePolicy"),
-            &["Fail", "Ignore"],
-            true,
-            errors,
-        );
-        let effects = ["None", "NoneOnDryRun"];
-        check_choice(text(hook, "/sideEffects"), &format!("{path}.sideEffects"), &effects, true, errors);
-        if items(hook, "/admissionReviewVersions").is_empty() {
-            let why = "must specify one of v1, v1beta1";
-            errors.push(FieldError::required(format!("{path}.admissionReviewVersions"), why));
-        }
-        let config = hook.get("clientConfig").cloned().unwrap_or_default();
-        if config.get("url").is_some() == config.get("service").is_some() {
-            let why = "exactly one of url or service is required";
-            errors.push(FieldError::required(format!("{path}.clientConfig"), why));
-        }
-        if let Some(seconds) =
-            hook.get("timeoutSeconds").filter(|it| !it.as_i64().is_some_and(|it| (1..=30).contains(&it)))
-        {
-            let why = "the timeout value must be between 1 and 30 seconds";
-            errors.push(FieldError::invalid(format!("{path}.timeoutSeconds"), seconds, why));
-        }
     }
 }

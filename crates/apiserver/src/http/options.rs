@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Call, Query};
+use crate::admission::Requester;
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status_error::{FieldError, FieldProblem, StatusError};
 use crate::store::{DeleteOptions, FieldValidation, ListRequest, Propagation, WatchRequest, WriteOptions};
@@ -81,8 +82,27 @@ pub(super) fn write(call: &Call, kind: &str) -> Result<WriteOptions, StatusError
         field_manager: field_manager.or_else(|| user_agent_manager(call)),
         field_validation,
         force: query.flag("force"),
-        requester: Some(Arc::clone(&call.user)),
+        requester: Some(requester(call, kind, dry_run(query, kind)?)),
     })
+}
+
+/// Who asks, with the options as admission shows them.
+fn requester(call: &Call, kind: &str, dry_run: bool) -> Arc<Requester> {
+    let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+    if let Some(map) = options.as_object_mut() {
+        for key in ["fieldManager", "fieldValidation"] {
+            if let Some(text) = call.query.text(key) {
+                map.insert(key.to_owned(), text.into());
+            }
+        }
+        if dry_run {
+            map.insert("dryRun".to_owned(), json!(["All"]));
+        }
+        if call.query.flag("force") {
+            map.insert("force".to_owned(), true.into());
+        }
+    }
+    Arc::new(Requester::new(Arc::clone(&call.user), options))
 }
 
 /// Who writes if the request doesn't say: the program's name in the User-Agent.
@@ -105,6 +125,7 @@ fn dry_run(query: &Query, kind: &str) -> Result<bool, StatusError> {
 pub(super) fn delete(call: &Call, body: &Value) -> Result<DeleteOptions, StatusError> {
     let query = &call.query;
     let mut options = DeleteOptions::from_json(body)?;
+    options.requester = Some(requester(call, "DeleteOptions", false));
     if !body.is_null() {
         return Ok(options);
     }

@@ -4,12 +4,16 @@ use http::StatusCode;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::accept::{Offer, negotiate};
+use std::sync::Arc;
+
+use super::accept::{Form, Offer, negotiate};
+use super::admitted::{self, Repeated};
 use super::respond::{self, Answer};
 use super::{Call, Refusal, body, options, read, status_of_write};
 use crate::auth::review;
+use crate::meta;
 use crate::status_error::StatusError;
-use crate::store::{Body, PatchType, Subresource, Written};
+use crate::store::{Body, DeleteOptions, ListRequest, PatchType, Subresource, Target, WriteOptions, Written};
 
 /// POST on a collection.
 pub(super) async fn create(call: &Call, body: Incoming) -> Result<Answer, Refusal> {
@@ -27,10 +31,11 @@ pub(super) async fn create(call: &Call, body: Incoming) -> Result<Answer, Refusa
         };
         return read::object_answer(call, form, StatusCode::CREATED, &review);
     }
-    let written = state.write(|store, context| {
+    let body = Repeated::new(call, body);
+    let written = admitted::write(call, options.requester.as_ref(), body, |store, context, body| {
         store.create(context, &call.resource, call.namespace.as_deref(), body, &options)
-    })?;
-    written_answer(call, &written)
+    });
+    written_answer(call, &options, &written.await?)
 }
 
 fn is_review(call: &Call) -> bool {
@@ -45,9 +50,11 @@ pub(super) async fn update(call: &Call, body: Incoming) -> Result<Answer, Refusa
     let subresource = read::subresource(call)?;
     let body = object_body(call, body).await?;
     let target = call.target(call.name.as_deref().unwrap_or_default());
-    let written =
-        call.state.write(|store, context| store.update(context, &target, subresource, body, &options))?;
-    written_answer(call, &written)
+    let body = Repeated::new(call, body);
+    let written = admitted::write(call, options.requester.as_ref(), body, |store, context, body| {
+        store.update(context, &target, subresource, body, &options)
+    });
+    written_answer(call, &options, &written.await?)
 }
 
 /// PATCH of an object, its status or its scale.
@@ -69,10 +76,11 @@ pub(super) async fn patch(call: &Call, body: Incoming) -> Result<Answer, Refusal
     let bytes = body::read(body, call.state.limits.body_bytes).await?;
     let patch = body::decode_patch(&bytes, patch_type, &call.state.limits)?;
     let target = call.target(call.name.as_deref().unwrap_or_default());
-    let written = call
-        .state
-        .write(|store, context| store.patch(context, &target, subresource, patch_type, patch, &options))?;
-    written_answer(call, &written)
+    let patch = Repeated::new(call, patch);
+    let written = admitted::write(call, options.requester.as_ref(), patch, |store, context, patch| {
+        store.patch(context, &target, subresource, patch_type, patch, &options)
+    });
+    written_answer(call, &options, &written.await?)
 }
 
 /// DELETE of an object.
@@ -83,12 +91,18 @@ pub(super) async fn delete(call: &Call, body: Incoming) -> Result<Answer, Refusa
     }
     let options = options::delete(call, &options_body(call, body).await?)?;
     let target = call.target(call.name.as_deref().unwrap_or_default());
-    let outcome = call.state.write(|store, context| store.delete(context, &target, &options))?;
-    let answer = outcome.response(&call.resource);
-    if answer.get("kind").and_then(Value::as_str) == Some("Status") {
-        return Ok(respond::json_body(StatusCode::OK, respond::json_bytes(&answer)));
-    }
-    read::object_answer(call, form, StatusCode::OK, &answer)
+    let nothing = Repeated::new(call, ());
+    let outcome = admitted::write(call, options.requester.as_ref(), nothing, |store, context, ()| {
+        store.delete(context, &target, &options)
+    });
+    let answer = outcome.await?.response(&call.resource);
+    let mut answer = if answer.get("kind").and_then(Value::as_str) == Some("Status") {
+        respond::json_body(StatusCode::OK, respond::json_bytes(&answer))
+    } else {
+        read::object_answer(call, form, StatusCode::OK, &answer)?
+    };
+    respond::warn(&mut answer, &options.requester.map(|requester| requester.warnings()).unwrap_or_default());
+    Ok(answer)
 }
 
 /// DELETE of a collection.
@@ -96,10 +110,42 @@ pub(super) async fn delete_collection(call: &Call, body: Incoming) -> Result<Ans
     let form = negotiate(&call.headers, Offer::Objects)?;
     let request = options::list(call)?;
     let options = options::delete(call, &options_body(call, body).await?)?;
+    if call.state.read(|store| store.admission().has_webhooks()) {
+        return delete_one_by_one(call, form, &request, &options).await;
+    }
     let deleted = call
         .state
         .write(|store, context| store.delete_collection(context, &call.resource, &request, &options))?;
     read::list_answer(call, form, &deleted)
+}
+
+/// Webhooks are asked about each object of a collection.
+async fn delete_one_by_one(
+    call: &Call,
+    form: Form,
+    request: &ListRequest,
+    options: &DeleteOptions,
+) -> Result<Answer, Refusal> {
+    let mut listed = call.state.read(|store| store.list(&call.resource, request))?;
+    let mut deleted = Vec::with_capacity(listed.items.len());
+    for object in std::mem::take(&mut listed.items) {
+        let target = Target {
+            resource: Arc::clone(&call.resource),
+            namespace: call.resource.namespaced.then(|| meta::namespace(&object).to_owned()),
+            name: meta::name(&object).to_owned(),
+        };
+        let nothing = Repeated::new(call, ());
+        let outcome = admitted::write(call, options.requester.as_ref(), nothing, |store, context, ()| {
+            store.delete(context, &target, options)
+        });
+        match outcome.await {
+            Ok(outcome) => deleted.push(outcome.object),
+            Err(error) if error.code == 404 => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    listed.items = deleted;
+    read::list_answer(call, form, &listed)
 }
 
 async fn object_body(call: &Call, body: Incoming) -> Result<Body, StatusError> {
@@ -120,7 +166,7 @@ pub(super) async fn options_body(call: &Call, body: Incoming) -> Result<Value, S
     Ok(body::decode_object(&bytes, &media_type)?.value)
 }
 
-fn written_answer(call: &Call, written: &Written) -> Result<Answer, Refusal> {
+fn written_answer(call: &Call, options: &WriteOptions, written: &Written) -> Result<Answer, Refusal> {
     let form = negotiate(&call.headers, Offer::Objects)?;
     let mut answer = if read::subresource(call)? == Subresource::Scale {
         // A scale has no columns of its own.
@@ -129,5 +175,9 @@ fn written_answer(call: &Call, written: &Written) -> Result<Answer, Refusal> {
         read::object_answer(call, form, status_of_write(written.created), &written.object)?
     };
     respond::warn(&mut answer, &written.warnings);
+    respond::warn(
+        &mut answer,
+        &options.requester.as_ref().map(|requester| requester.warnings()).unwrap_or_default(),
+    );
     Ok(answer)
 }

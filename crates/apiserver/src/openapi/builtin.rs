@@ -1,10 +1,10 @@
 //! Schemas of built-in kinds, out of the types that Kubernetes' own documents generate.
 
 use k8s_openapi::api::{
-    apps::v1 as apps, authentication::v1 as authentication, authorization::v1 as authorization,
-    autoscaling::v1 as autoscaling, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
-    discovery::v1 as discovery, events::v1 as events, networking::v1 as networking, policy::v1 as policy,
-    rbac::v1 as rbac,
+    admissionregistration::v1 as admission, apps::v1 as apps, authentication::v1 as authentication,
+    authorization::v1 as authorization, autoscaling::v1 as autoscaling, batch::v1 as batch,
+    coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+    networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
@@ -121,6 +121,13 @@ fn type_of(gvk: &Gvk) -> Option<(String, AddSchema)> {
         ("", "v1", "Secret") => of::<core::Secret>(),
         ("", "v1", "Service") => of::<core::Service>(),
         ("", "v1", "ServiceAccount") => of::<core::ServiceAccount>(),
+        ("admissionregistration.k8s.io", "v1", kind) => match kind {
+            "MutatingWebhookConfiguration" => of::<admission::MutatingWebhookConfiguration>(),
+            "ValidatingAdmissionPolicy" => of::<admission::ValidatingAdmissionPolicy>(),
+            "ValidatingAdmissionPolicyBinding" => of::<admission::ValidatingAdmissionPolicyBinding>(),
+            "ValidatingWebhookConfiguration" => of::<admission::ValidatingWebhookConfiguration>(),
+            _ => None,
+        },
         ("apps", "v1", "ControllerRevision") => of::<apps::ControllerRevision>(),
         ("apps", "v1", "DaemonSet") => of::<apps::DaemonSet>(),
         ("apps", "v1", "Deployment") => of::<apps::Deployment>(),

@@ -42,6 +42,24 @@ impl std::fmt::Debug for Rule {
     }
 }
 
+/// Compiles an expression; the error says what is wrong with it.
+pub(crate) fn compile_source(source: &str) -> Result<Program, String> {
+    if source.len() > RULE_BYTES_MAX {
+        return Err(format!("longer than {RULE_BYTES_MAX} bytes"));
+    }
+    ENVIRONMENT.compile(source).map_err(|error| error.to_string())
+}
+
+/// What an expression is evaluated in, without variables yet.
+pub(crate) fn context<'a>() -> Context<'a, 'a> {
+    Context::with_env(Arc::clone(&ENVIRONMENT))
+}
+
+/// A value that has no schema.
+pub(crate) fn plain(value: &Value) -> cel::Value {
+    to_cel(&Node::default(), value, false)
+}
+
 /// Compiles the rules at one place of a schema.
 pub(super) fn compile(schema: &Value, path: &str, errors: &mut Vec<FieldError>) -> Vec<Arc<Rule>> {
     let list = schema.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten();
@@ -66,10 +84,7 @@ fn compile_rule(rule: &Value, path: &str) -> Result<Rule, FieldError> {
                 format!("compilation failed: {why}"),
             )
         };
-        if source.len() > RULE_BYTES_MAX {
-            return Err(failed(format!("longer than {RULE_BYTES_MAX} bytes")));
-        }
-        ENVIRONMENT.compile(source).map_err(|error| failed(error.to_string()))
+        compile_source(source).map_err(failed)
     };
     let source = text("rule");
     if source.trim().is_empty() {

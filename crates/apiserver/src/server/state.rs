@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{ADMIN, StartError};
+use crate::admission::call::WebhookDialer;
 use crate::auth::access::{self, Action};
 use crate::auth::certificate::Authority;
 use crate::auth::service_account::{BoundObject, ServiceAccountToken, TokenIssuer};
@@ -27,6 +28,7 @@ use crate::streams::PodStreams;
 pub(crate) struct Settings {
     pub(crate) tokens: Vec<(String, User)>,
     pub(crate) streams: Arc<dyn PodStreams>,
+    pub(crate) dialer: Arc<dyn WebhookDialer>,
     pub(crate) store: StoreOptions,
     pub(crate) connections_max: usize,
 }
@@ -42,6 +44,7 @@ pub(crate) struct State {
     pub(crate) admin_token: String,
     pub(crate) authenticator: Authenticator,
     pub(crate) streams: Arc<dyn PodStreams>,
+    pub(crate) dialer: Arc<dyn WebhookDialer>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) documents: DocumentCache,
     pub(crate) connections: Arc<Semaphore>,
@@ -75,6 +78,7 @@ impl State {
             admin_token,
             authenticator,
             streams: settings.streams,
+            dialer: settings.dialer,
             tls: Arc::new(tls),
             documents: DocumentCache::default(),
             connections: Arc::new(Semaphore::new(settings.connections_max)),
@@ -94,9 +98,18 @@ impl State {
 
     /// Writes to the store and wakes the watches if something changed.
     pub(crate) fn write<T>(&self, write: impl FnOnce(&mut Store, &mut Context<'_>) -> T) -> T {
-        let mut draw = || self.draw();
+        self.write_at(Timestamp::now(), &mut || self.draw(), write)
+    }
+
+    /// [`State::write`] with a time and a source of random numbers of the caller's choice.
+    pub(crate) fn write_at<T>(
+        &self,
+        now: Timestamp,
+        rng: &mut dyn FnMut() -> u64,
+        write: impl FnOnce(&mut Store, &mut Context<'_>) -> T,
+    ) -> T {
         let mut store = self.store.write().unwrap_or_else(PoisonError::into_inner);
-        let result = write(&mut store, &mut Context { now: Timestamp::now(), rng: &mut draw });
+        let result = write(&mut store, &mut Context { now, rng });
         let version = store.resource_version();
         drop(store);
         self.committed.send_if_modified(|last| {

@@ -12,6 +12,7 @@ use crate::ownership::{self, Operation};
 use crate::resource::{Gvk, ResourceInfo, api_version, split_api_version};
 use crate::schema::go_json_type;
 use crate::status_error::{FieldError, StatusError};
+use crate::store::admission::Change;
 use crate::store::applying::{Author, Owners, set_managed_fields};
 use crate::store::objects::{Entry, Store};
 use crate::store::{Body, Context, FieldValidation, Subresource, WriteOptions, Written};
@@ -217,9 +218,8 @@ impl Store {
         owners: Owners,
         options: &WriteOptions,
     ) -> Result<Arc<Value>, StatusError> {
-        self.settle_name(ctx, info, &mut value)?;
         self.check_creatable(info, &value)?;
-        set_system_fields(ctx, info, &mut value);
+        drop_system_fields(info, &mut value);
         let entries = match owners {
             Owners::Applied(entries) => entries,
             Owners::Changed => {
@@ -227,6 +227,15 @@ impl Store {
                 ownership::of_created(info, &value, &author.writer(Operation::Update))
             }
         };
+        let requester = options.requester.as_ref();
+        if let Some(mutated) =
+            self.mutated(&Change::to(&value, None, info, Subresource::Main, options), requester)?
+        {
+            value = mutated;
+            drop_system_fields(info, &mut value);
+        }
+        self.settle_name(ctx, info, &mut value)?;
+        set_system_fields(ctx, info, &mut value);
         set_managed_fields(&mut value, ownership::encode(entries));
         builtin::prepare_create(info, &mut value, ctx, &self.view());
         self.check_grants(info, &value, None, options)?;
@@ -240,6 +249,7 @@ impl Store {
             ));
         }
         self.validate(info, Subresource::Main, &value, None)?;
+        self.admit(&Change::to(&value, None, info, Subresource::Main, options), requester)?;
         self.check_room(&value, true)?;
         self.service_addresses.allocate(info, &mut value, None, options.dry_run)?;
         Ok(if options.dry_run { Arc::new(value) } else { self.commit(info, value, ctx.now) })
@@ -323,8 +333,8 @@ impl Store {
         old: Option<&Value>,
         options: &WriteOptions,
     ) -> Result<(), StatusError> {
-        let Some(user) = &options.requester else { return Ok(()) };
-        escalation::check(self.roles(), user, info, new, old)
+        let Some(requester) = &options.requester else { return Ok(()) };
+        escalation::check(self.roles(), &requester.user, info, new, old)
     }
 
     /// Refuses a write that would create an object although its requester may only change such objects.
@@ -335,7 +345,7 @@ impl Store {
         name: &str,
         options: &WriteOptions,
     ) -> Result<(), StatusError> {
-        let Some(user) = &options.requester else { return Ok(()) };
+        let Some(requester) = &options.requester else { return Ok(()) };
         let action = ResourceAction {
             verb: "create".to_owned(),
             group: info.gvk.group.clone(),
@@ -344,7 +354,7 @@ impl Store {
             name: name.to_owned(),
             ..ResourceAction::default()
         };
-        access::authorize(self.roles(), user, &Action::Resource(action))
+        access::authorize(self.roles(), &requester.user, &Action::Resource(action))
     }
 
     /// Checks a complete object against the rules of metadata, of its schema and of its kind.
@@ -373,17 +383,29 @@ impl Store {
     }
 }
 
-fn set_system_fields(ctx: &mut Context<'_>, info: &ResourceInfo, value: &mut Value) {
-    let uid = new_uid(ctx.rng);
-    let now = meta::timestamp(ctx.now);
+/// Drops what only the server may say.
+fn drop_system_fields(info: &ResourceInfo, value: &mut Value) {
     if info.has_status && !builtin::keeps_status_on_create(info) {
         meta::map_of(value).remove("status");
     }
     let metadata = meta::metadata_mut(value);
-    for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink", "managedFields"]
-    {
+    for key in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "selfLink",
+        "managedFields",
+    ] {
         metadata.remove(key);
     }
+}
+
+fn set_system_fields(ctx: &mut Context<'_>, info: &ResourceInfo, value: &mut Value) {
+    let uid = new_uid(ctx.rng);
+    let now = meta::timestamp(ctx.now);
+    let metadata = meta::metadata_mut(value);
     metadata.insert("uid".to_owned(), Value::from(uid));
     metadata.insert("creationTimestamp".to_owned(), Value::from(now));
     if info.has_generation {

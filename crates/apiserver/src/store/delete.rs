@@ -10,9 +10,12 @@ use crate::collect::{FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
 use crate::meta;
 use crate::resource::ResourceInfo;
 use crate::status_error::StatusError;
+use crate::store::admission::Change;
 use crate::store::objects::{Key, Store};
 use crate::store::update::may_go;
-use crate::store::{Context, DeleteOptions, DeleteOutcome, ListRequest, ListResult, Propagation, Target};
+use crate::store::{
+    Context, DeleteOptions, DeleteOutcome, ListRequest, ListResult, Propagation, Subresource, Target,
+};
 
 /// Namespaces that the cluster itself needs.
 const PROTECTED_NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -37,6 +40,7 @@ impl DeleteOptions {
             propagation: policy.or(by_orphan),
             uid: text("/preconditions/uid"),
             resource_version: text("/preconditions/resourceVersion"),
+            requester: None,
         })
     }
 }
@@ -82,6 +86,15 @@ impl Store {
         let shown = Self::present(info, entry);
         check_allowed(info, &stored)?;
         check_preconditions(info, &stored, options)?;
+        let change = Change {
+            info,
+            subresource: Subresource::Main,
+            new: None,
+            old: Some(&shown),
+            dry_run: options.dry_run,
+        };
+        self.mutated(&change, options.requester.as_ref())?;
+        self.admit(&change, options.requester.as_ref())?;
         let marked = mark(info, &shown, options, ctx.now);
         if may_go(info, &marked.object) {
             if options.dry_run {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::admission::index::AdmissionIndex;
 use crate::auth::roles::RoleIndex;
 use crate::builtin;
 use crate::collect::Collector;
@@ -89,6 +90,7 @@ pub struct Store {
     pub(crate) tables: BTreeMap<GroupResource, Table>,
     pub(crate) collector: Collector,
     roles: RoleIndex,
+    pub(super) admission: AdmissionIndex,
     pub(crate) service_addresses: builtin::ServiceAddresses,
     pub(crate) options: StoreOptions,
     version: u64,
@@ -137,6 +139,7 @@ impl Store {
             tables: BTreeMap::new(),
             collector: Collector::default(),
             roles: RoleIndex::default(),
+            admission: AdmissionIndex::default(),
             service_addresses: builtin::ServiceAddresses::new(options.service_cidr),
             options,
             version: first_version,
@@ -264,6 +267,7 @@ impl Store {
             .after(Arc::clone(&object));
         table.history.push(change, &self.limits);
         self.roles.observe(resource, old.as_deref(), Some(&object));
+        self.admission.observe(resource, old.as_deref(), Some(&object));
         self.collector.observe(&ObjectKey { resource: resource.clone(), key }, old.as_deref(), Some(&object));
         object
     }
@@ -287,6 +291,7 @@ impl Store {
         table.history.push(change, &self.limits);
         self.service_addresses.release(resource, &last);
         self.roles.observe(resource, Some(&last), None);
+        self.admission.observe(resource, Some(&last), None);
         self.collector.observe(&ObjectKey { resource: resource.clone(), key }, Some(&last), None);
         Some(last)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::auth::User;
+use crate::admission::Requester;
 use crate::resource::ResourceInfo;
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status_error::StatusError;
@@ -74,7 +74,7 @@ pub struct WriteOptions {
     /// `?force` of an apply.
     pub force: bool,
     /// Who asks; `None` for the server itself, which may do all.
-    pub requester: Option<Arc<User>>,
+    pub requester: Option<Arc<Requester>>,
 }
 
 /// Result of create, update and patch.
@@ -139,6 +139,8 @@ pub struct DeleteOptions {
     pub uid: Option<String>,
     /// Delete only the object with this resource version.
     pub resource_version: Option<String>,
+    /// Who asks; `None` for the server itself.
+    pub requester: Option<Arc<Requester>>,
 }
 
 /// Result of a delete.

@@ -9,6 +9,7 @@ use crate::meta;
 use crate::ownership;
 use crate::resource::ResourceInfo;
 use crate::status_error::{FieldError, StatusError};
+use crate::store::admission::Change;
 use crate::store::applying::{Author, Owners, after_update, managed_fields, set_managed_fields};
 use crate::store::create::{Decoded, decode, settle_namespace};
 use crate::store::objects::{Entry, Key, Store};
@@ -73,6 +74,15 @@ impl Store {
         if info.builtin {
             builtin::prepare_update(info, subresource, old, &mut new);
         }
+        let requester = options.requester.as_ref();
+        let before: Option<&Value> = Some(old);
+        let mutated = self.mutated(&Change::to(&new, before, info, subresource, options), requester)?;
+        let sent = mutated.map(|mutated| std::mem::replace(&mut new, mutated));
+        if sent.is_some() {
+            meta::metadata_mut(&mut new).remove("managedFields");
+            restrict(info, subresource, old, &mut new);
+            keep_system_fields(info, old, &mut new);
+        }
         check_finalizers(info, old, &new)?;
         if info.has_generation && subresource != Subresource::Status && content_changed(info, old, &new) {
             let generation = meta::generation(old) + 1;
@@ -81,21 +91,25 @@ impl Store {
         let same = same_content(old, &new);
         let known = managed_fields(old);
         if same && matches!(owners, Owners::Changed) && (given.is_none() || given.as_ref() == known) {
+            self.admit(&Change::to(old, before, info, subresource, options), requester)?;
             return Ok(Arc::clone(old));
         }
         let managed = match owners {
             Owners::Applied(entries) => ownership::encode(entries),
             Owners::Changed => {
                 let author = Author::new(info, subresource, options, ctx.now);
-                after_update(info, old, &new, given, &author)
+                // What webhooks add belongs to nobody.
+                after_update(info, old, sent.as_ref().unwrap_or(&new), given, &author)
             }
         };
         if same && ownership::same_but_for_time(known, managed.as_ref()) {
+            self.admit(&Change::to(old, before, info, subresource, options), requester)?;
             return Ok(Arc::clone(old));
         }
         set_managed_fields(&mut new, managed);
         self.check_grants(info, &new, Some(old), options)?;
         self.validate(info, subresource, &new, Some(old))?;
+        self.admit(&Change::to(&new, before, info, subresource, options), requester)?;
         self.check_room(&new, false)?;
         self.service_addresses.allocate(info, &mut new, Some(old), options.dry_run)?;
         if options.dry_run {

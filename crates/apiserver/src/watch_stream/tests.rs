@@ -17,6 +17,7 @@ fn server() -> Arc<State> {
     let settings = state::Settings {
         tokens: Vec::new(),
         streams: Arc::new(NoPodStreams),
+        dialer: Arc::new(crate::admission::call::DirectDialer),
         store: StoreOptions::default(),
         connections_max: 1,
     };

@@ -16,6 +16,7 @@ mod definitions;
 mod deletes;
 mod formats;
 mod kinds;
+mod policies;
 mod reads;
 mod refusals;
 mod roles;

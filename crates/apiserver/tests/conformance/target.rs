@@ -155,6 +155,16 @@ impl Target {
         timeout(PATIENCE, answers).await.unwrap_or_else(|_| panic!("{path} is not so for {user} in time"));
     }
 
+    /// Waits until a POST is answered so.
+    pub(crate) async fn until_post(&self, path: &str, body: &Value, is_so: impl Fn(&Reply) -> bool) {
+        let answers = async {
+            while !is_so(&self.post(path, body).await) {
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        };
+        timeout(PATIENCE, answers).await.unwrap_or_else(|_| panic!("{path} does not become so in time"));
+    }
+
     /// A thing of the case's group.
     pub(crate) fn thing(&self, name: &str, spec: Value) -> Value {
         json!({"apiVersion": format!("{}/v1", self.group), "kind": "Thing", "metadata": {"name": name}, "spec": spec})
