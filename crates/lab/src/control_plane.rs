@@ -13,6 +13,7 @@ mod credentials;
 mod kubernetes;
 mod process;
 mod relay;
+mod webhooks;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ use crate::fabric::Fabric;
 use crate::kubelet::streams::LabStreams;
 use crate::state_dir::StateDir;
 use kubernetes::Kubernetes;
+use webhooks::FabricDialer;
 
 /// Whose API server a lab has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +106,10 @@ impl ControlPlane {
                 listeners.push(loopback);
                 let subject_names = fabric_addresses().map(SubjectName::Ip).collect();
                 let streams = Arc::new(streams);
-                let config = ServerConfig { listeners, subject_names, streams, ..ServerConfig::default() };
+                let namespace = fabric.switch().try_clone().context("hold the switch's namespace")?;
+                let dialer = Arc::new(FabricDialer::new(namespace));
+                let config =
+                    ServerConfig { listeners, subject_names, streams, dialer, ..ServerConfig::default() };
                 Server::Embedded(ApiServer::start(config).await.context("start the API server")?)
             }
             ApiServerKind::Real { programs } => {

@@ -279,6 +279,9 @@ fn tls_problem(error: &io::Error) -> String {
     let Some(rustls::Error::InvalidCertificate(problem)) = cause else { return error.to_string() };
     let why = match problem {
         rustls::CertificateError::UnknownIssuer => "certificate signed by unknown authority".to_owned(),
+        rustls::CertificateError::BadSignature => {
+            "certificate signed by unknown authority (one of the same name did not sign it)".to_owned()
+        }
         rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. } => {
             "certificate has expired or is not yet valid".to_owned()
         }

@@ -98,9 +98,6 @@ fn requester(call: &Call, kind: &str, dry_run: bool) -> Arc<Requester> {
         if dry_run {
             map.insert("dryRun".to_owned(), json!(["All"]));
         }
-        if call.query.flag("force") {
-            map.insert("force".to_owned(), true.into());
-        }
     }
     Arc::new(Requester::new(Arc::clone(&call.user), options))
 }

@@ -197,7 +197,7 @@ impl Store {
             namespace_object,
             user: Arc::clone(&requester.user),
             dry_run: *dry_run,
-            options: requester.options.clone(),
+            options: options_of(operation(change), &requester.options),
             resource: Arc::clone(info),
         }
     }
@@ -239,6 +239,18 @@ impl Store {
         }
         Ok(addresses)
     }
+}
+
+/// The options as those of the operation: a patch is an update, or a create, as far as anybody else is concerned.
+fn options_of(operation: Operation, options: &Value) -> Value {
+    let kind = match operation {
+        Operation::Create => "CreateOptions",
+        Operation::Update => "UpdateOptions",
+        Operation::Delete => "DeleteOptions",
+    };
+    let mut options = options.clone();
+    meta::map_of(&mut options).insert("kind".to_owned(), kind.into());
+    options
 }
 
 fn operation(change: &Change<'_>) -> Operation {

@@ -22,4 +22,5 @@ mod refusals;
 mod roles;
 mod tokens;
 mod watches;
+mod webhooks;
 mod writes;

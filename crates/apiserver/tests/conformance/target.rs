@@ -34,7 +34,7 @@ pub(crate) struct Target {
     pub(crate) namespace: String,
     pub(crate) group: String,
     /// Kept so that the server runs as long as the case.
-    _server: Option<ApiServerHandle>,
+    server: Option<ApiServerHandle>,
     config: Config,
 }
 
@@ -62,11 +62,16 @@ impl Target {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let unique = format!("c{number}-{now:x}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let group = format!("{unique}.conformance.example.com");
-        let target = Self { client, namespace: unique, group, _server: server, config };
+        let target = Self { client, namespace: unique, group, server, config };
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": target.namespace}});
         target.post("/api/v1/namespaces", &namespace).await.expect(201);
         target
+    }
+
+    /// Whether this crate's server is tested.
+    pub(crate) fn is_own_server(&self) -> bool {
+        self.server.is_some()
     }
 
     /// The same server to somebody who shows nothing.
@@ -78,7 +83,7 @@ impl Target {
             config,
             namespace: self.namespace.clone(),
             group: self.group.clone(),
-            _server: self._server.clone(),
+            server: self.server.clone(),
         }
     }
 
