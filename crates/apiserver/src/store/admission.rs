@@ -133,7 +133,8 @@ impl Store {
             }
         };
         if found.is_empty() && !wanted.allows_without {
-            return Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned());
+            let why = "no params found for policy binding with `Deny` parameterNotFoundAction";
+            return Err(format!("failed to configure binding: {why}"));
         }
         Ok(found)
     }
