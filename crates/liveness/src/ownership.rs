@@ -29,7 +29,7 @@ use model::gateway_order::gateway_order;
 use crate::detector::Verdict;
 
 /// For this long after a node has taken an EIP the controller may come to confirm that.
-const CONFIRMED_WITHIN_MS: u64 = 10_000;
+pub(crate) const CONFIRMED_WITHIN_MS: u64 = 10_000;
 
 /// A gateway's word that it carries an EIP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::detector::{FAST_DEAD_AFTER_MS, FAST_INTERVAL_MS, START_GRACE_MS, TICK_MS};
+use crate::ownership::CONFIRMED_WITHIN_MS;
 
 const STEP_MS: u64 = 5;
 
@@ -356,6 +357,28 @@ fn a_gateway_that_joined_just_before_another_one_died_replaces_it_as_soon_as_an_
     }
 }
 
+#[test]
+fn a_move_that_follows_another_one_closely_is_made_late_and_once() {
+    let mut cluster = Cluster::new(3, 2, 1);
+    cluster.run(2 * START_GRACE_MS);
+    for node in ["gateway-0", "gateway-1"] {
+        for group in cluster.topology.eips.values_mut() {
+            group.preferred = Some(node.to_owned());
+        }
+        cluster.reconfigure();
+        cluster.moves.clear();
+        cluster.run(900);
+    }
+    cluster.run(CONFIRMED_WITHIN_MS);
+    cluster.assert_settled("moved twice");
+    assert!(cluster.owners().values().all(|node| node == "gateway-1"));
+    let moved: BTreeSet<EipPair> = cluster.moves.iter().map(|(_, _, eip)| *eip).collect();
+    assert_eq!(moved.len(), cluster.moves.len(), "{:?}", cluster.moves);
+    cluster.moves.clear();
+    cluster.run(2 * CONFIRMED_WITHIN_MS);
+    assert_eq!(cluster.moves, []);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -389,7 +412,8 @@ proptest! {
         }
         cluster.cut.clear();
         cluster.loss_percent = 0;
-        cluster.run(4000);
+        // A move soon after another one is put off, and made then.
+        cluster.run(CONFIRMED_WITHIN_MS + 4000);
         cluster.assert_settled("peace");
         // And then nothing moves any more.
         cluster.moves.clear();
