@@ -108,11 +108,16 @@ async fn case_69_a_policy_warns_where_its_binding_says_so() {
 #[tokio::test]
 async fn case_69_a_policy_takes_its_parameters_from_an_object() {
     let t = Target::case(69).await;
-    t.post(&t.core("configmaps"), &config_map("limits", json!({"max": "3"}))).await.expect(201);
+    // Of a kind of its own: a real server that has once forgotten a built-in kind of parameters finds none any more.
+    t.define(
+        json!({"type": "object", "properties": {"color": {"type": "string"}, "max": {"type": "integer"}}}),
+    )
+    .await;
+    t.post(&t.custom("things"), &t.thing("limits", json!({"max": 3}))).await.expect(201);
     let spec = json!({
-        "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
-        "validations": [{"expression": "request.operation == 'DELETE' || size(object.data) <= int(params.data.max)",
-            "messageExpression": "'at most ' + params.data.max"}]});
+        "paramKind": {"apiVersion": format!("{}/v1", t.group), "kind": "Thing"},
+        "validations": [{"expression": "request.operation == 'DELETE' || size(object.data) <= params.spec.max",
+            "messageExpression": "'at most ' + string(params.spec.max)"}]});
     let binding =
         json!({"paramRef": {"name": "limits", "namespace": t.namespace, "parameterNotFoundAction": "Deny"}});
     let four = json!({"a": "", "b": "", "c": "", "d": ""});
