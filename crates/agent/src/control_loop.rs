@@ -20,6 +20,7 @@ use crate::debug::Asked;
 use crate::linux::Linux;
 use crate::metrics::Metrics;
 use crate::objects::Event;
+use crate::port_use::PortUse;
 use crate::probe::{Probe, Report};
 use crate::snapshot::{Snapshot, SnapshotWriter};
 use crate::status::{LeaseStatus, TunnelStatus, TunnelWish, Wish, phase};
@@ -357,12 +358,18 @@ impl ControlLoop {
         let tunnel = self.converger.objects().tunnels.get(&self.node);
         let lease = self.own_lease().filter(|_| self.is_complete);
         let lease = lease.and_then(|lease| {
-            let in_use = self.converger.ports_in_use().unwrap_or(&lease.in_use);
+            let port_use = self.converger.port_use();
+            let in_use = port_use.map_or(&lease.in_use, PortUse::told);
+            let idle = port_use.map_or(&lease.idle, PortUse::idle);
             // What is loaded is another generation for a moment: then it is not told yet.
             let is_loaded = lease.lease.generation == self.generation;
-            let told = lease.observed == lease.lease.generation && lease.in_use == *in_use;
-            (is_loaded && !told)
-                .then(|| LeaseStatus { observed_generation: lease.lease.generation, in_use: in_use.clone() })
+            let told =
+                lease.observed == lease.lease.generation && lease.in_use == *in_use && lease.idle == *idle;
+            (is_loaded && !told).then(|| LeaseStatus {
+                observed_generation: lease.lease.generation,
+                in_use: in_use.clone(),
+                idle: idle.clone(),
+            })
         });
         let wish = Wish { tunnel: tunnel.and_then(|tunnel| self.tunnel_wish(tunnel)), lease };
         self.outbox.wishes.send_if_modified(|last| {

@@ -35,7 +35,7 @@ use crate::activation::Activation;
 use crate::keys::Keyring;
 use crate::node_view::{Derived, Local, node_view, probe_addresses, topology};
 use crate::objects::{Event, NodeLease, Objects};
-use crate::port_use::{PortUse, UsedPort, busiest};
+use crate::port_use::{PortUse, UsedPort, busiest, idle};
 use crate::probe::{Inheritance, Report, Setup};
 
 /// So long the kernel answers for EIPs without an agent: as long as liveness lets an agent be away before another gateway
@@ -384,13 +384,14 @@ impl<K: Kernel> Converger<K> {
             port_use
         });
         port_use.update(Instant::now(), &view.eips, &measured);
+        port_use.set_idle(idle(&view.eips, &used));
         Ok(())
     }
 
     /// Ports in use of each EIP, as the controller is to hear it; `None` before the first measurement.
     #[must_use]
-    pub fn ports_in_use(&self) -> Option<&BTreeMap<EipPair, u32>> {
-        self.port_use.as_ref().map(PortUse::told)
+    pub fn port_use(&self) -> Option<&PortUse> {
+        self.port_use.as_ref()
     }
 
     /// When a pass is due though nothing happens.

@@ -99,6 +99,8 @@ pub struct NodeLease {
     pub observed: i64,
     /// `portsInUse` of each of `status.eips`
     pub in_use: BTreeMap<EipPair, u32>,
+    /// `idle` of each of `status.eips`
+    pub idle: BTreeMap<EipPair, BTreeSet<u16>>,
 }
 
 /// Everything that is watched.
@@ -167,6 +169,7 @@ impl Objects {
                 let lease = NodeLease {
                     lease: convert::port_lease(object),
                     observed: object.status.as_ref().map_or(0, |status| status.observed_generation),
+                    idle: object.status.as_ref().map(convert::idle_blocks).unwrap_or_default(),
                     in_use: object.status.as_ref().map(convert::ports_in_use).unwrap_or_default(),
                 };
                 Some((object.name_any(), Some(lease)))

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use datapath::view::SourceEip;
-use model::EipPair;
+use model::{EipPair, PortBlock};
 
 /// Less is said only after it has been less for so long.
 const CALM: Duration = Duration::from_secs(300);
@@ -56,10 +56,27 @@ pub fn busiest(eips: &BTreeMap<EipPair, SourceEip>, used: &BTreeSet<UsedPort>) -
     busiest
 }
 
+/// First ports of draining blocks that no connection uses any more.
+#[must_use]
+pub fn idle(
+    eips: &BTreeMap<EipPair, SourceEip>,
+    used: &BTreeSet<UsedPort>,
+) -> BTreeMap<EipPair, BTreeSet<u16>> {
+    let of_eip = eips.iter().map(|(eip, source)| {
+        let is_used = |block: &&PortBlock| {
+            used.iter().any(|used| eip.contains(used.address) && block.contains(used.port))
+        };
+        let idle = source.draining.iter().filter(|block| !is_used(block)).map(PortBlock::first);
+        (*eip, idle.collect::<BTreeSet<u16>>())
+    });
+    of_eip.filter(|(_, idle)| !idle.is_empty()).collect()
+}
+
 /// What the controller was told, and since when it is less.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortUse {
     told: BTreeMap<EipPair, u32>,
+    idle: BTreeMap<EipPair, BTreeSet<u16>>,
     less_since: BTreeMap<EipPair, Instant>,
 }
 
@@ -72,6 +89,16 @@ impl PortUse {
     /// What the controller is to be told now.
     pub fn told(&self) -> &BTreeMap<EipPair, u32> {
         &self.told
+    }
+
+    /// First ports of draining blocks without connections, by EIP.
+    pub fn idle(&self) -> &BTreeMap<EipPair, BTreeSet<u16>> {
+        &self.idle
+    }
+
+    /// Takes in which draining blocks have no connections.
+    pub fn set_idle(&mut self, idle: BTreeMap<EipPair, BTreeSet<u16>>) {
+        self.idle = idle;
     }
 
     /// Takes in a measurement.
@@ -103,8 +130,6 @@ impl PortUse {
 
 #[cfg(test)]
 mod tests {
-    use model::PortBlock;
-
     use super::*;
 
     fn eip() -> EipPair {
@@ -130,6 +155,17 @@ mod tests {
         assert_eq!(busiest(&eips(64), &ports), BTreeMap::from([(eip(), 10)]));
         assert_eq!(busiest(&eips(64), &BTreeSet::new()), BTreeMap::from([(eip(), 0)]));
         assert_eq!(busiest(&BTreeMap::new(), &ports), BTreeMap::new());
+    }
+
+    #[test]
+    fn a_draining_block_is_idle_once_no_connection_uses_it() {
+        let mut eips = eips(64);
+        let draining =
+            [(8192, 64), (8256, 64)].map(|(first, size)| PortBlock::from_size(first, size).unwrap());
+        eips.get_mut(&eip()).unwrap().draining = draining.into();
+        let ports = BTreeSet::from([used(8200, 1)]);
+        assert_eq!(idle(&eips, &ports), BTreeMap::from([(eip(), BTreeSet::from([8256]))]));
+        assert_eq!(idle(&eips, &BTreeSet::new())[&eip()], BTreeSet::from([8192, 8256]));
     }
 
     #[test]

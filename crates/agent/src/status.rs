@@ -4,7 +4,7 @@
 //! last or from what the watch shows, one write at a time, the latest wish only. It never spins: what was refused or undone is
 //! tried again after a pause that grows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use api::names;
@@ -37,6 +37,8 @@ pub struct LeaseStatus {
     pub observed_generation: i64,
     /// Ports in use towards the busiest destination, by EIP
     pub in_use: BTreeMap<EipPair, u32>,
+    /// First ports of draining blocks without connections, by EIP
+    pub idle: BTreeMap<EipPair, BTreeSet<u16>>,
 }
 
 impl LeaseStatus {
@@ -49,6 +51,9 @@ impl LeaseStatus {
                 entry.extend(address.map(|address| (name.to_owned(), address.into())));
             }
             entry.insert("portsInUse".to_owned(), (*used).into());
+            if let Some(idle) = self.idle.get(eip) {
+                entry.insert("idle".to_owned(), json!(idle));
+            }
             Value::Object(entry)
         });
         json!({"status": {"observedGeneration": self.observed_generation, "eips": eips.collect::<Vec<_>>()}})

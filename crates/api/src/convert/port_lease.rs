@@ -1,6 +1,6 @@
 //! EgressPortLease.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::port_lease::{BlockRole, BlockState, EipLease, LeasedBlock, PortLease};
 use model::{EipPair, PortBlock};
@@ -28,6 +28,16 @@ pub fn ports_in_use(status: &EgressPortLeaseStatus) -> BTreeMap<EipPair, u32> {
     let eips = status.eips.iter().filter_map(|eip| {
         let pair = EipPair::new(eip.ipv4.parse().ok(), eip.ipv6.parse().ok())?;
         Some((pair, u32::try_from(eip.ports_in_use).ok()?))
+    });
+    eips.collect()
+}
+
+/// First ports of draining blocks without connections, as the node says; what can't be read counts as not there.
+pub fn idle_blocks(status: &EgressPortLeaseStatus) -> BTreeMap<EipPair, BTreeSet<u16>> {
+    let eips = status.eips.iter().filter_map(|eip| {
+        let pair = EipPair::new(eip.ipv4.parse().ok(), eip.ipv6.parse().ok())?;
+        let idle: BTreeSet<u16> = eip.idle.iter().filter_map(|first| u16::try_from(*first).ok()).collect();
+        (!idle.is_empty()).then_some((pair, idle))
     });
     eips.collect()
 }
