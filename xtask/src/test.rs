@@ -15,9 +15,9 @@ pub(crate) struct Options {
     /// Leave out what needs no compiled tests to be run again: only the test programs
     #[arg(long)]
     tests_only: bool,
-    /// Don't run the suites of the control plane on Kubernetes' own API server, which Go builds from source the first time
+    /// Also run the suites of the control plane on Kubernetes' own API server, built from source the first time
     #[arg(long)]
-    without_real_cluster: bool,
+    real_cluster: bool,
     /// Test programs of this crate only
     #[arg(long, value_name = "CRATE")]
     package: Option<String>,
@@ -54,8 +54,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
     report.step("tests", |count| tests(root, options, count, &mut skips));
     if options.package.is_none() {
         report.step("tests on a real cluster", |count| {
-            if options.without_real_cluster {
-                return Ok(Outcome::Skipped("left out by --without-real-cluster".to_owned()));
+            if !options.real_cluster {
+                return Ok(Outcome::Skipped("run only with --real-cluster".to_owned()));
             }
             real_cluster::test_step(root, count, &mut skips)
         });
