@@ -86,8 +86,10 @@ impl Lab {
 
     /// Ends the lab and waits until nothing of it is left.
     pub fn down(mut self) -> Result<(), LabError> {
+        // The tie goes last: a lab that is let go ends by itself, and would be gone before it is asked.
+        let ended = launch::down(&self.state);
         self.tie = None;
-        launch::down(&self.state)
+        ended
     }
 
     /// What the lab consists of.

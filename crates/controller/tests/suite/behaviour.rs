@@ -15,6 +15,9 @@ use serde_json::json;
 
 use crate::harness::{Cluster, policy};
 
+/// Nodes of the harness's cluster.
+const NODES: usize = 3;
+
 async fn ready_policy(cluster: &Cluster, name: &str) -> EgressPolicy {
     let policies: Api<EgressPolicy> = cluster.namespaced("default");
     cluster
@@ -24,6 +27,20 @@ async fn ready_policy(cluster: &Cluster, name: &str) -> EgressPolicy {
             is_ready.then_some(policy)
         })
         .await
+}
+
+/// Waits until every node's tunnel has its address: tunnels of nodes that carry nothing may be written after a policy is in force.
+async fn all_tunnels(cluster: &Cluster) {
+    let tunnels: Api<EgressTunnel> = cluster.api();
+    cluster
+        .eventually("addresses of all tunnels", || async {
+            let listed = tunnels.list(&ListParams::default()).await.ok()?.items;
+            let is_addressed = |tunnel: &EgressTunnel| {
+                tunnel.status.as_ref().is_some_and(|status| !status.tunnel.ipv4.is_empty())
+            };
+            (listed.len() == NODES && listed.iter().all(is_addressed)).then_some(())
+        })
+        .await;
 }
 
 async fn reason(cluster: &Cluster, name: &str) -> String {
@@ -252,6 +269,7 @@ async fn a_restart_changes_no_object() {
     ready_policy(&cluster, "test").await;
     let slices: Api<EgressEndpointSlice> = cluster.namespaced("default");
     cluster.eventually("a slice", || async { slices.get_opt("test-0").await.ok()? }).await;
+    all_tunnels(&cluster).await;
     controller.stop().await;
     let before = (
         versions(&cluster.api::<EgressGateway>()).await,
@@ -334,6 +352,7 @@ async fn an_outage_of_the_api_server_changes_nothing_and_work_goes_on_after_it()
     cluster.gateway("default", "10.6.168.201-10.6.168.205").await;
     cluster.policy("test", "default").await;
     ready_policy(&cluster, "test").await;
+    all_tunnels(&cluster).await;
     let before = (
         versions(&cluster.api::<EgressTunnel>()).await,
         versions(&cluster.api::<EgressPortLease>()).await,
