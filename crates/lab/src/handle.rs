@@ -161,10 +161,10 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if let Some(tie) = self.tie.take() {
-            drop(tie);
             if let Err(error) = launch::down(&self.state) {
                 tracing::warn!(error = %error, "the lab did not end cleanly");
             }
+            drop(tie);
         }
     }
 }
