@@ -330,9 +330,7 @@ impl ControlLoop {
         metrics.answered.set(count(view.gateway_eips.values().filter(|eip| eip.answers).count()));
         metrics.without_carrier.set(count(view.eips.values().filter(|eip| eip.carrier.is_none()).count()));
         metrics.policies.set(count(view.policies.len()));
-        let selected: std::collections::BTreeSet<_> =
-            view.policies.iter().flat_map(|policy| &policy.pods).collect();
-        metrics.selected_pods.set(count(selected.len()));
+        metrics.selected_pods.set(count(view.selected_pods().len()));
     }
 
     fn own_lease(&self) -> Option<&crate::objects::NodeLease> {
@@ -358,18 +356,11 @@ impl ControlLoop {
         let tunnel = self.converger.objects().tunnels.get(&self.node);
         let lease = self.own_lease().filter(|_| self.is_complete);
         let lease = lease.and_then(|lease| {
-            let port_use = self.converger.port_use();
-            let in_use = port_use.map_or(&lease.in_use, PortUse::told);
-            let idle = port_use.map_or(&lease.idle, PortUse::idle);
+            let eips = self.converger.port_use().map_or(&lease.status.eips, PortUse::told).clone();
+            let status = LeaseStatus { observed_generation: lease.lease.generation, eips };
             // What is loaded is another generation for a moment: then it is not told yet.
             let is_loaded = lease.lease.generation == self.generation;
-            let told =
-                lease.observed == lease.lease.generation && lease.in_use == *in_use && lease.idle == *idle;
-            (is_loaded && !told).then(|| LeaseStatus {
-                observed_generation: lease.lease.generation,
-                in_use: in_use.clone(),
-                idle: idle.clone(),
-            })
+            (is_loaded && lease.status != status).then_some(status)
         });
         let wish = Wish { tunnel: tunnel.and_then(|tunnel| self.tunnel_wish(tunnel)), lease };
         self.outbox.wishes.send_if_modified(|last| {

@@ -35,7 +35,7 @@ use crate::activation::Activation;
 use crate::keys::Keyring;
 use crate::node_view::{Derived, Local, node_view, probe_addresses, topology};
 use crate::objects::{Event, NodeLease, Objects};
-use crate::port_use::{PortUse, UsedPort, busiest, idle};
+use crate::port_use::{PortUse, UsedPort};
 use crate::probe::{Inheritance, Report, Setup};
 
 /// So long the kernel answers for EIPs without an agent: as long as liveness lets an agent be away before another gateway
@@ -374,17 +374,13 @@ impl<K: Kernel> Converger<K> {
     /// Measures how many ports are in use.
     pub fn measure_ports(&mut self) -> Result<(), K::Error> {
         let Some(view) = &self.last_view else { return Ok(()) };
-        let holds = |source: &SourceEip| source.block.is_some() || !source.draining.is_empty();
+        let holds = |source: &SourceEip| source.blocks().next().is_some();
         let used = if view.eips.values().any(holds) { self.kernel.used_ports()? } else { BTreeSet::new() };
-        let measured = busiest(&view.eips, &used);
         let own = self.objects.leases.get(&self.local.node);
         let port_use = self.port_use.get_or_insert_with(|| {
-            let mut port_use = PortUse::default();
-            port_use.adopt(own.map(|own| own.in_use.clone()).unwrap_or_default());
-            port_use
+            PortUse::told_before(own.map(|own| own.status.eips.clone()).unwrap_or_default())
         });
-        port_use.update(Instant::now(), &view.eips, &measured);
-        port_use.set_idle(idle(&view.eips, &used));
+        port_use.update(Instant::now(), &view.eips, &used);
         Ok(())
     }
 

@@ -63,6 +63,11 @@ pub fn tables() -> BTreeSet<TableId> {
     BTreeSet::from([table(), TableId { family: TableFamily::Arp, name: names::ARP_TABLE.to_owned() }])
 }
 
+/// A table that is only asked about.
+fn probe(family: TableFamily) -> TableId {
+    TableId { family, name: "egressgateway_probe".to_owned() }
+}
+
 impl Linux {
     /// Opens it, and takes over the tables that an earlier run has left.
     pub fn open(choice: UplinkChoice) -> Result<Self, LinuxError> {
@@ -82,36 +87,46 @@ impl Linux {
 
     /// Whether the kernel can filter ARP.
     pub fn can_filter_arp(&mut self) -> bool {
-        let probe = TableId { family: TableFamily::Arp, name: "egressgateway_probe".to_owned() };
-        let answer = self.kernel.nft.check(&[NftCommand::AddTable(probe)]);
-        answer.inspect_err(|error| tracing::warn!(%error, "the kernel can't filter ARP; a gateway whose agent is gone answers on")).is_ok()
+        self.offers(
+            &[NftCommand::AddTable(probe(TableFamily::Arp))],
+            "the kernel can't filter ARP; a gateway whose agent is gone answers on",
+        )
     }
 
     /// Whether the kernel has zones of connection tracking.
     pub fn has_zones(&mut self) -> bool {
-        let table = TableId { family: TableFamily::Inet, name: "egressgateway_probe".to_owned() };
+        let (table, chain) = (probe(TableFamily::Inet), "zone".to_owned());
         let source = Source::Constant(1u16.to_ne_bytes().to_vec());
         let statements = vec![Statement::Set { target: Target::OriginalZone, source }];
-        let chain = "zone".to_owned();
         let commands = [
             NftCommand::AddTable(table.clone()),
             NftCommand::AddChain { table: table.clone(), name: chain.clone(), hook: None },
             NftCommand::AddRule { table, chain, rule: Rule { statements, comment: "" } },
         ];
-        let answer = self.kernel.nft.check(&commands);
-        answer.inspect_err(|error| tracing::warn!(%error, "the kernel has no zones of connection tracking; this node, as a gateway, gives no ports to nodes without a block")).is_ok()
+        self.offers(
+            &commands,
+            "the kernel has no zones of connection tracking; this node, as a gateway, gives no ports to nodes without a block",
+        )
     }
 
     /// Whether the kernel can give connections timeouts of their own.
     pub fn has_timeouts(&mut self) -> bool {
-        let table = TableId { family: TableFamily::Inet, name: "egressgateway_probe".to_owned() };
+        let table = probe(TableFamily::Inet);
         let timeout = Timeout { protocol: 17, seconds: BTreeMap::from([(1, 5), (2, 3)]) };
         let commands = [
             NftCommand::AddTable(table.clone()),
             NftCommand::AddTimeout { table, name: "udp".to_owned(), timeout },
         ];
-        let answer = self.kernel.nft.check(&commands);
-        answer.inspect_err(|error| tracing::warn!(%error, "the kernel keeps answered UDP questions as long as other flows; ports towards one resolver are used up sooner")).is_ok()
+        self.offers(
+            &commands,
+            "the kernel keeps answered UDP questions as long as other flows; ports towards one resolver are used up sooner",
+        )
+    }
+
+    /// Whether the kernel would do that; where not, the log says what is missing then.
+    fn offers(&mut self, commands: &[NftCommand], otherwise: &str) -> bool {
+        let answer = self.kernel.nft.check(commands);
+        answer.inspect_err(|error| tracing::warn!(%error, "{otherwise}")).is_ok()
     }
 
     /// Whether the uplink's wire is connected.

@@ -55,6 +55,8 @@ pub struct Derived {
     /// EIPs that pods of this node leave with, or may at once: those of policies that select one, and those of its leases;
     /// and what stands for the nodes whose own addresses they leave with
     used: BTreeSet<EipPair>,
+    /// Whether policies let pods leave with this node's own address
+    lends_address: bool,
 }
 
 impl Derived {
@@ -74,7 +76,9 @@ impl Derived {
                 );
             }
         }
-        Self { groups: groups(objects), selected, used }
+        let lends = |policy: &PlacedPolicy| is_of_node(policy) && lenders(objects, policy).contains(&node);
+        let lends_address = objects.all_policies().any(lends);
+        Self { groups: groups(objects), selected, used, lends_address }
     }
 
     /// EIPs that pods of this node leave with, or may at once.
@@ -100,15 +104,13 @@ fn lenders<'a>(objects: &'a Objects, policy: &'a PlacedPolicy) -> Vec<&'a str> {
 
 /// What stands for a node's own address among EIPs: its tunnel address.
 fn own_address(objects: &Objects, node: &str) -> Option<EipPair> {
-    let tunnel = objects.tunnels.get(node)?;
-    EipPair::new(tunnel.ipv4, tunnel.ipv6)
+    objects.tunnels.get(node)?.addresses()
 }
 
 /// The node whose own address this stands for.
 fn lender_of<'a>(objects: &'a Objects, eip: &EipPair) -> Option<&'a str> {
     let mut tunnels = objects.tunnels.iter();
-    let own = |tunnel: &model::tunnel::Tunnel| EipPair::new(tunnel.ipv4, tunnel.ipv6) == Some(*eip);
-    tunnels.find(|(_, tunnel)| own(tunnel)).map(|(node, _)| node.as_str())
+    tunnels.find(|(_, tunnel)| tunnel.addresses() == Some(*eip)).map(|(node, _)| node.as_str())
 }
 
 /// Whether the node still lends its address, as far as is known.
@@ -234,8 +236,7 @@ pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeVie
     let groups = &derived.groups;
     let networks = objects.cluster_networks().cloned().unwrap_or_default();
     let underlays = objects.tunnels.values().filter_map(|tunnel| tunnel.underlay);
-    let uplink = local.uplink.iter();
-    let own = uplink.flat_map(|own| own.ipv4.map(IpAddr::V4).into_iter().chain(own.ipv6.map(IpAddr::V6)));
+    let own = local.uplink.iter().flat_map(Uplink::addresses);
     let pods = endpoints(objects).map(|(key, pod)| {
         let interface = pod.addresses.iter().find_map(|address| local.pod_interfaces.get(address).copied());
         let pod = Pod { addresses: pod.addresses.clone(), interface };
@@ -243,12 +244,15 @@ pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeVie
     });
     let own_lease = own_blocks(objects, &local.node);
     let source_eips = derived.used.union(&local.held).map(|eip| {
-        let lender = lender_of(objects, eip).filter(|_| !groups.contains_key(eip));
-        if let Some(node) = lender {
+        // Most are EIPs; only of the others it is worth looking for their node.
+        let group = groups.get(eip);
+        if group.is_none()
+            && let Some(node) = lender_of(objects, eip)
+        {
             return (*eip, borrowed(local, node, eip));
         }
         let blocks = own_lease.get(eip).map(Vec::as_slice).unwrap_or_default();
-        (*eip, source_eip(objects, local, groups.get(eip), eip, blocks))
+        (*eip, source_eip(objects, local, group, eip, blocks))
     });
     let own_groups = groups.iter().filter(|(eip, group)| is_gateway_of(local, eip, group));
     let mut gateway_eips: BTreeMap<EipPair, GatewayEip> = own_groups
@@ -287,9 +291,7 @@ pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeVie
         eips: source_eips.collect(),
         all_eips: groups.keys().copied().chain(policy_eips).collect(),
         gateway_eips,
-        lends_address: objects
-            .all_policies()
-            .any(|policy| is_of_node(policy) && lenders(objects, policy).contains(&local.node.as_str())),
+        lends_address: derived.lends_address,
     }
 }
 

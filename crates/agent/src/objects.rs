@@ -22,6 +22,8 @@ use model::selector::Labels;
 use model::tunnel::Tunnel;
 use runtime::watch::Change;
 
+use crate::status::LeaseStatus;
+
 /// What a watch says.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -90,17 +92,13 @@ pub struct ClusterNetworks {
     pub nodes: BTreeSet<IpAddr>,
 }
 
-/// A node's lease, and the generation that its agent has loaded.
+/// A node's lease, and what its agent says of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeLease {
     /// What it holds
     pub lease: PortLease,
-    /// `status.observedGeneration`
-    pub observed: i64,
-    /// `portsInUse` of each of `status.eips`
-    pub in_use: BTreeMap<EipPair, u32>,
-    /// `idle` of each of `status.eips`
-    pub idle: BTreeMap<EipPair, BTreeSet<u16>>,
+    /// What its agent says
+    pub status: LeaseStatus,
 }
 
 /// Everything that is watched.
@@ -168,9 +166,7 @@ impl Objects {
             Event::Lease(change) => absorb(&mut self.leases, listed, kind, change, |object| {
                 let lease = NodeLease {
                     lease: convert::port_lease(object),
-                    observed: object.status.as_ref().map_or(0, |status| status.observed_generation),
-                    idle: object.status.as_ref().map(convert::idle_blocks).unwrap_or_default(),
-                    in_use: object.status.as_ref().map(convert::ports_in_use).unwrap_or_default(),
+                    status: object.status.as_ref().map(LeaseStatus::of).unwrap_or_default(),
                 };
                 Some((object.name_any(), Some(lease)))
             }),

@@ -29,10 +29,62 @@ pub struct UsedPort {
     pub destination: (IpAddr, u16),
 }
 
+/// What is told of an EIP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EipUse {
+    /// Ports in use towards the busiest destination
+    pub in_use: u32,
+    /// First ports of draining blocks that no connection uses any more
+    pub idle: BTreeSet<u16>,
+}
+
+/// What the controller is to be told, and since when less is in use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortUse {
+    told: BTreeMap<EipPair, EipUse>,
+    less_since: BTreeMap<EipPair, Instant>,
+}
+
+impl PortUse {
+    /// Goes on with what an earlier run has told.
+    #[must_use]
+    pub fn told_before(told: BTreeMap<EipPair, EipUse>) -> Self {
+        Self { told, ..Self::default() }
+    }
+
+    /// What the controller is to be told, of each EIP that this node holds ports of.
+    #[must_use]
+    pub fn told(&self) -> &BTreeMap<EipPair, EipUse> {
+        &self.told
+    }
+
+    /// Takes in which ports are in use.
+    pub fn update(&mut self, now: Instant, eips: &BTreeMap<EipPair, SourceEip>, used: &BTreeSet<UsedPort>) {
+        let (busiest, mut idle) = (busiest(eips, used), idle(eips, used));
+        self.told.retain(|eip, _| busiest.contains_key(eip));
+        self.less_since.retain(|eip, _| busiest.contains_key(eip));
+        for (eip, in_use) in &busiest {
+            let size = eips.get(eip).and_then(|source| source.block).map_or(STEPS, |block| block.size());
+            let rounded = in_use.next_multiple_of((size / STEPS).max(1));
+            let told = self.told.entry(*eip).or_default();
+            told.idle = idle.remove(eip).unwrap_or_default();
+            if rounded >= told.in_use {
+                told.in_use = rounded;
+                self.less_since.remove(eip);
+                continue;
+            }
+            let since = *self.less_since.entry(*eip).or_insert(now);
+            if now.saturating_duration_since(since) >= CALM {
+                told.in_use = rounded;
+                self.less_since.remove(eip);
+            }
+        }
+    }
+}
+
 /// Ports in use towards the busiest destination, of each EIP that this node holds ports of.
-#[must_use]
-pub fn busiest(eips: &BTreeMap<EipPair, SourceEip>, used: &BTreeSet<UsedPort>) -> BTreeMap<EipPair, u32> {
-    let leased = eips.iter().filter(|(_, source)| source.block.is_some() || !source.draining.is_empty());
+fn busiest(eips: &BTreeMap<EipPair, SourceEip>, used: &BTreeSet<UsedPort>) -> BTreeMap<EipPair, u32> {
+    let leased = eips.iter().filter(|(_, source)| source.blocks().next().is_some());
     let mut of_address: BTreeMap<IpAddr, EipPair> = BTreeMap::new();
     let mut busiest: BTreeMap<EipPair, u32> = BTreeMap::new();
     for (eip, _) in leased {
@@ -42,9 +94,7 @@ pub fn busiest(eips: &BTreeMap<EipPair, SourceEip>, used: &BTreeSet<UsedPort>) -
     let mut counts: BTreeMap<(EipPair, u8, (IpAddr, u16)), u32> = BTreeMap::new();
     for used in used {
         let Some(eip) = of_address.get(&used.address) else { continue };
-        let holds = |source: &SourceEip| {
-            source.block.iter().chain(&source.draining).any(|block| block.contains(used.port))
-        };
+        let holds = |source: &SourceEip| source.blocks().any(|block| block.contains(used.port));
         if eips.get(eip).is_some_and(holds) {
             *counts.entry((*eip, used.protocol, used.destination)).or_default() += 1;
         }
@@ -57,11 +107,7 @@ pub fn busiest(eips: &BTreeMap<EipPair, SourceEip>, used: &BTreeSet<UsedPort>) -
 }
 
 /// First ports of draining blocks that no connection uses any more.
-#[must_use]
-pub fn idle(
-    eips: &BTreeMap<EipPair, SourceEip>,
-    used: &BTreeSet<UsedPort>,
-) -> BTreeMap<EipPair, BTreeSet<u16>> {
+fn idle(eips: &BTreeMap<EipPair, SourceEip>, used: &BTreeSet<UsedPort>) -> BTreeMap<EipPair, BTreeSet<u16>> {
     let of_eip = eips.iter().map(|(eip, source)| {
         let is_used = |block: &&PortBlock| {
             used.iter().any(|used| eip.contains(used.address) && block.contains(used.port))
@@ -70,62 +116,6 @@ pub fn idle(
         (*eip, idle.collect::<BTreeSet<u16>>())
     });
     of_eip.filter(|(_, idle)| !idle.is_empty()).collect()
-}
-
-/// What the controller was told, and since when it is less.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PortUse {
-    told: BTreeMap<EipPair, u32>,
-    idle: BTreeMap<EipPair, BTreeSet<u16>>,
-    less_since: BTreeMap<EipPair, Instant>,
-}
-
-impl PortUse {
-    /// Goes on with what an earlier run has told.
-    pub fn adopt(&mut self, told: BTreeMap<EipPair, u32>) {
-        self.told = told;
-    }
-
-    /// What the controller is to be told now.
-    pub fn told(&self) -> &BTreeMap<EipPair, u32> {
-        &self.told
-    }
-
-    /// First ports of draining blocks without connections, by EIP.
-    pub fn idle(&self) -> &BTreeMap<EipPair, BTreeSet<u16>> {
-        &self.idle
-    }
-
-    /// Takes in which draining blocks have no connections.
-    pub fn set_idle(&mut self, idle: BTreeMap<EipPair, BTreeSet<u16>>) {
-        self.idle = idle;
-    }
-
-    /// Takes in a measurement.
-    pub fn update(
-        &mut self,
-        now: Instant,
-        eips: &BTreeMap<EipPair, SourceEip>,
-        measured: &BTreeMap<EipPair, u32>,
-    ) {
-        self.told.retain(|eip, _| measured.contains_key(eip));
-        self.less_since.retain(|eip, _| measured.contains_key(eip));
-        for (eip, used) in measured {
-            let size = eips.get(eip).and_then(|source| source.block).map_or(STEPS, |block| block.size());
-            let rounded = used.next_multiple_of((size / STEPS).max(1));
-            let told = self.told.entry(*eip).or_insert(rounded);
-            if rounded >= *told {
-                *told = rounded;
-                self.less_since.remove(eip);
-                continue;
-            }
-            let since = *self.less_since.entry(*eip).or_insert(now);
-            if now.saturating_duration_since(since) >= CALM {
-                *told = rounded;
-                self.less_since.remove(eip);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -173,9 +163,10 @@ mod tests {
         let start = Instant::now();
         let eips = eips(64);
         let mut port_use = PortUse::default();
-        let mut tell = |seconds: u64, used: u32| {
-            port_use.update(start + Duration::from_secs(seconds), &eips, &BTreeMap::from([(eip(), used)]));
-            port_use.told()[&eip()]
+        let mut tell = |seconds: u64, used: u16| {
+            let ports = (4096..4096 + used).map(|port| super::tests::used(port, 1)).collect();
+            port_use.update(start + Duration::from_secs(seconds), &eips, &ports);
+            port_use.told()[&eip()].in_use
         };
         assert_eq!(tell(0, 0), 0);
         assert_eq!(tell(10, 1), 8);
@@ -193,8 +184,8 @@ mod tests {
     #[test]
     fn an_eip_that_is_not_held_any_more_is_forgotten() {
         let mut port_use = PortUse::default();
-        port_use.update(Instant::now(), &eips(64), &BTreeMap::from([(eip(), 9)]));
-        port_use.update(Instant::now(), &BTreeMap::new(), &BTreeMap::new());
+        port_use.update(Instant::now(), &eips(64), &(4096..4105).map(|port| used(port, 1)).collect());
+        port_use.update(Instant::now(), &BTreeMap::new(), &BTreeSet::new());
         assert_eq!(port_use, PortUse::default());
     }
 }

@@ -4,11 +4,11 @@
 //! last or from what the watch shows, one write at a time, the latest wish only. It never spins: what was refused or undone is
 //! tried again after a pause that grows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::names;
-use api::v1beta1::{EgressPortLease, EgressTunnel};
+use api::v1beta1::{EgressPortLease, EgressPortLeaseStatus, EgressTunnel};
 use jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Error};
@@ -17,6 +17,8 @@ use model::tunnel::{Phase, Tunnel};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::port_use::EipUse;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -35,24 +37,29 @@ pub struct Wish {
 pub struct LeaseStatus {
     /// Generation of the lease that is loaded
     pub observed_generation: i64,
-    /// Ports in use towards the busiest destination, by EIP
-    pub in_use: BTreeMap<EipPair, u32>,
-    /// First ports of draining blocks without connections, by EIP
-    pub idle: BTreeMap<EipPair, BTreeSet<u16>>,
+    /// Ports in use, by EIP
+    pub eips: BTreeMap<EipPair, EipUse>,
 }
 
 impl LeaseStatus {
+    /// As the object has it; an entry that can't be read counts as not there.
+    #[must_use]
+    pub fn of(status: &EgressPortLeaseStatus) -> Self {
+        let eips = api::convert::eip_lease_statuses(status).filter_map(|(pair, eip)| {
+            let in_use = u32::try_from(eip.ports_in_use).ok()?;
+            Some((pair, EipUse { in_use, idle: api::convert::idle_blocks(eip).collect() }))
+        });
+        Self { observed_generation: status.observed_generation, eips: eips.collect() }
+    }
+
     fn patch(&self) -> Value {
-        let eips = self.in_use.iter().map(|(eip, used)| {
+        let eips = self.eips.iter().map(|(eip, told)| {
             let mut entry = serde_json::Map::new();
-            for (name, address) in
-                [("ipv4", eip.v4().map(|a| a.to_string())), ("ipv6", eip.v6().map(|a| a.to_string()))]
-            {
-                entry.extend(address.map(|address| (name.to_owned(), address.into())));
-            }
-            entry.insert("portsInUse".to_owned(), (*used).into());
-            if let Some(idle) = self.idle.get(eip) {
-                entry.insert("idle".to_owned(), json!(idle));
+            entry.extend(eip.v4().map(|address| ("ipv4".to_owned(), address.to_string().into())));
+            entry.extend(eip.v6().map(|address| ("ipv6".to_owned(), address.to_string().into())));
+            entry.insert("portsInUse".to_owned(), told.in_use.into());
+            if !told.idle.is_empty() {
+                entry.insert("idle".to_owned(), json!(told.idle));
             }
             Value::Object(entry)
         });

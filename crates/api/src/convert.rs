@@ -16,7 +16,7 @@ pub use cluster::{
 };
 pub use gateway::gateway;
 pub use policy::{cluster_policy, policy};
-pub use port_lease::{idle_blocks, port_lease, port_lease_spec, ports_in_use};
+pub use port_lease::{eip_lease_statuses, idle_blocks, port_lease, port_lease_spec};
 pub use tunnel::{claim, mark, tunnel};
 
 use std::collections::BTreeSet;

@@ -129,11 +129,8 @@ pub(crate) fn tunnel(object: &EgressTunnel) -> TunnelRecord {
 
 pub(crate) fn lease(object: &EgressPortLease) -> LeaseRecord {
     let status = object.status.clone().unwrap_or_default();
-    let eips = || status.eips.iter().filter_map(|eip| Some((pair(&eip.ipv4, &eip.ipv6)?, eip)));
-    let idle = eips().flat_map(|(pair, eip)| {
-        let first_ports = eip.idle.iter().filter_map(|first| u16::try_from(*first).ok());
-        first_ports.map(move |first| (pair, first))
-    });
+    let eips = || convert::eip_lease_statuses(&status);
+    let idle = eips().flat_map(|(pair, eip)| convert::idle_blocks(eip).map(move |first| (pair, first)));
     LeaseRecord {
         lease: convert::port_lease(object),
         observed_generation: status.observed_generation,

@@ -74,23 +74,21 @@ pub fn destinations(
             None if policy.is_young => HOLD_MARK,
             None => PENDING_MARK,
         };
-        let precedence = &policy.precedence;
-        let priority = (precedence.priority.is_none(), precedence.priority);
         match &policy.destinations {
             Destinations::Outside => {
                 result.selects_outside = true;
-                candidates.push((priority, Reverse(0), precedence, outside.clone(), mark, false));
+                candidates.push((rank(policy, 0), outside.clone(), mark, false));
             }
             Destinations::Subnets(subnets) => {
                 for subnet in subnets.iter().filter(|subnet| family_of(subnet) == family) {
                     let range = vec![range_of(subnet)];
-                    candidates.push((priority, Reverse(subnet.prefix_len()), precedence, range, mark, true));
+                    candidates.push((rank(policy, subnet.prefix_len()), range, mark, true));
                 }
             }
         }
     }
-    candidates.sort_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)));
-    for (_, _, _, ranges, mark, named) in candidates {
+    candidates.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+    for (_, ranges, mark, named) in candidates {
         for (first, last) in ranges {
             result.all.fill(first, last, &mark);
             if named {
@@ -128,12 +126,17 @@ pub fn ranked<'a>(view: &'a NodeView, pod: &PodKey, destination: IpAddr) -> Vec<
             Selected { policy, subnet }
         })
         .collect();
-    ranked.sort_by_key(|selected| {
-        let precedence = &selected.policy.precedence;
-        let prefix = selected.subnet.map_or(0, |subnet| subnet.prefix_len());
-        (precedence.priority.is_none(), precedence.priority, Reverse(prefix), precedence.clone())
-    });
+    let place = |selected: &Selected<'a>| {
+        rank(selected.policy, selected.subnet.map_or(0, |subnet| subnet.prefix_len()))
+    };
+    ranked.sort_by(|a, b| place(a).cmp(&place(b)));
     ranked
+}
+
+/// The place of a policy that selects a destination by a prefix of that length: the least decides.
+fn rank(policy: &PolicyView, prefix: u8) -> impl Ord {
+    let precedence = &policy.precedence;
+    (precedence.priority.is_none(), precedence.priority, Reverse(prefix), precedence)
 }
 
 /// Whether a policy selects a destination, if it selects the pod and no other one does.

@@ -42,13 +42,13 @@ mod timeout;
 #[must_use]
 pub fn compile(view: &NodeView, numbering: &Numbering) -> DatapathState {
     let mut state = routing::compile(view, numbering);
-    let tables = [Some(table(view, numbering)), alive::arp_table(&Context { view, numbering })];
+    let context = Context { view, numbering, translates: view.translates() };
+    let tables = [Some(table(&context)), alive::arp_table(&context)];
     state.tables = tables.into_iter().flatten().map(|table| (table.name.clone(), table)).collect();
     state
 }
 
-fn table(view: &NodeView, numbering: &Numbering) -> Table {
-    let context = Context { view, numbering };
+fn table(context: &Context<'_>) -> Table {
     let mut table = Table {
         family: TableFamily::Inet,
         name: names::TABLE.to_owned(),
@@ -57,13 +57,13 @@ fn table(view: &NodeView, numbering: &Numbering) -> Table {
         counters: names::COUNTERS.iter().map(|(name, _)| (*name).to_owned()).collect(),
         chains: BTreeMap::new(),
     };
-    raw::compile(&context, &mut table);
-    gateway::compile(&context, &mut table);
-    node_address::compile(&context, &mut table);
-    overflow::compile(&context, &mut table);
-    source::compile(&context, &mut table);
-    refuse::compile(&context, &mut table);
-    guard::compile(&context, &mut table);
+    raw::compile(context, &mut table);
+    gateway::compile(context, &mut table);
+    node_address::compile(context, &mut table);
+    overflow::compile(context, &mut table);
+    source::compile(context, &mut table);
+    refuse::compile(context, &mut table);
+    guard::compile(context, &mut table);
     table
 }
 
@@ -71,6 +71,8 @@ fn table(view: &NodeView, numbering: &Numbering) -> Table {
 struct Context<'a> {
     view: &'a NodeView,
     numbering: &'a Numbering,
+    /// [`NodeView::translates`], which looks through all leases
+    translates: bool,
 }
 
 impl Context<'_> {

@@ -12,9 +12,9 @@ use model::pool::Family;
 
 use crate::class::{Selected, ranked};
 use crate::numbering::Numbering;
-use crate::state::{DatapathState, Route, RouteTarget};
+use crate::state::{DatapathState, Route, RouteTarget, TunnelDevice};
 use crate::trace::{Host, Outcome, Packet, SYN, TCP, Transport};
-use crate::view::{Destinations, NodeView, Pod, PodKey, PolicyView, SourceEip};
+use crate::view::{Destinations, NodeView, Pod, PodKey, PolicyView, SourceEip, Uplink};
 
 /// The main routing table.
 const MAIN_TABLE: u32 = 254;
@@ -244,11 +244,8 @@ fn host(view: &NodeView, state: &DatapathState, pod: Option<&Pod>) -> Host {
     let pod_index = pod.and_then(|pod| pod.interface).unwrap_or(u32::MAX);
     let mut devices = BTreeMap::from([(POD_DEVICE.to_owned(), pod_index)]);
     devices.insert(device.to_owned(), view.uplink.as_ref().map_or(0, |uplink| uplink.index));
-    let uplink = view.uplink.as_ref();
-    let own = uplink.and_then(|uplink| uplink.ipv4).map(IpAddr::V4).into_iter();
-    let own = own.chain(uplink.and_then(|uplink| uplink.ipv6).map(IpAddr::V6));
-    let tunnel = state.tunnel.iter();
-    let tunnel = tunnel.flat_map(|t| t.ipv4.map(IpAddr::V4).into_iter().chain(t.ipv6.map(IpAddr::V6)));
+    let own = view.uplink.iter().flat_map(Uplink::addresses);
+    let tunnel = state.tunnel.iter().flat_map(TunnelDevice::addresses);
     let default = |net: &str| -> Option<Route> {
         let target = RouteTarget::Device { device: device.to_owned(), via: None };
         Some(Route { table: MAIN_TABLE, destination: net.parse::<IpNet>().ok()?, target, metric: 0 })

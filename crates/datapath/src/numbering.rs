@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use model::EipPair;
 use model::mark::{EgressId, EipNumber, PeerNumber, Slot};
@@ -13,6 +14,8 @@ use crate::class::{ClassKey, classes};
 use crate::view::NodeView;
 
 mod recover;
+
+pub use recover::ids;
 
 /// The id that no EIP ever gets: what a policy without EIP marks, and what has no way out.
 pub const PENDING_MARK: u32 = model::mark::BASE | EgressId::MAX;
@@ -102,92 +105,75 @@ impl Numbering {
         let mut exhausted = Vec::new();
 
         self.ids.retain(|eip, id| view.eips.contains_key(eip) || held.contains(id));
-        let mut taken: BTreeSet<u32> = self.ids.values().chain(held).map(|id| id.number()).collect();
-        for eip in view.eips.keys().filter(|eip| !self.ids.contains_key(eip)).copied().collect::<Vec<_>>() {
-            match lowest_free(&taken, 1, EgressId::MAX - 2).and_then(EgressId::new) {
-                Some(id) => {
-                    taken.insert(id.number());
-                    self.ids.insert(eip, id);
-                }
-                None => exhausted.push(Exhausted::EgressId(eip)),
-            }
-        }
+        let taken = held.iter().map(|id| id.number()).collect();
+        let without = allot(
+            &mut self.ids,
+            view.eips.keys(),
+            taken,
+            1..=EgressId::MAX - 2,
+            EgressId::number,
+            EgressId::new,
+        );
+        exhausted.extend(without.into_iter().map(Exhausted::EgressId));
 
-        let gateways: BTreeSet<&String> = view
-            .eips
-            .values()
-            .flat_map(|eip| eip.carrier.iter().chain(&eip.candidates))
-            .filter(|node| **node != view.node)
-            .collect();
+        let gateways = view.eips.values().flat_map(|eip| eip.carrier.iter().chain(&eip.candidates));
+        let gateways: BTreeSet<&String> = gateways.filter(|node| **node != view.node).collect();
         self.slots.retain(|node, _| gateways.contains(node));
-        let mut taken: BTreeSet<u32> = self.slots.values().map(|slot| slot.number().into()).collect();
-        for node in gateways {
-            if self.slots.contains_key(node) {
-                continue;
-            }
-            let slot = lowest_free(&taken, 1, 255).and_then(|n| u8::try_from(n).ok()).and_then(Slot::new);
-            match slot {
-                Some(slot) => {
-                    taken.insert(slot.number().into());
-                    self.slots.insert(node.clone(), slot);
-                }
-                None => exhausted.push(Exhausted::Slot(node.clone())),
-            }
-        }
+        let slot = |number| u8::try_from(number).ok().and_then(Slot::new);
+        let without =
+            allot(&mut self.slots, gateways, BTreeSet::new(), 1..=255, |slot| slot.number().into(), slot);
+        exhausted.extend(without.into_iter().map(Exhausted::Slot));
 
         self.eip_numbers.retain(|eip, _| view.gateway_eips.contains_key(eip));
-        let mut taken: BTreeSet<u32> = self.eip_numbers.values().map(|n| n.number().into()).collect();
-        for eip in view.gateway_eips.keys() {
-            if self.eip_numbers.contains_key(eip) {
-                continue;
-            }
-            let number = lowest_free(&taken, EipNumber::MIN.into(), EipNumber::MAX.into())
-                .and_then(|n| u16::try_from(n).ok())
-                .and_then(EipNumber::new);
-            match number {
-                Some(number) => {
-                    taken.insert(number.number().into());
-                    self.eip_numbers.insert(*eip, number);
-                }
-                None => exhausted.push(Exhausted::EipNumber(*eip)),
-            }
-        }
+        let range = EipNumber::MIN.into()..=EipNumber::MAX.into();
+        let number = |number| u16::try_from(number).ok().and_then(EipNumber::new);
+        let eips = view.gateway_eips.keys();
+        let without =
+            allot(&mut self.eip_numbers, eips, BTreeSet::new(), range, |n| n.number().into(), number);
+        exhausted.extend(without.into_iter().map(Exhausted::EipNumber));
 
-        let translated: BTreeSet<&String> =
-            view.peers.keys().filter(|node| view.translates() && **node != view.node).collect();
+        let translates = view.translates();
+        let translated = view.peers.keys().filter(|node| translates && **node != view.node);
+        let translated: BTreeSet<&String> = translated.collect();
         self.peers.retain(|node, _| translated.contains(node));
-        let mut taken: BTreeSet<u32> = self.peers.values().map(|peer| peer.number().into()).collect();
-        for node in translated {
-            if self.peers.contains_key(node) {
-                continue;
-            }
-            let number = lowest_free(&taken, 1, PeerNumber::MAX.into())
-                .and_then(|n| u16::try_from(n).ok())
-                .and_then(PeerNumber::new);
-            match number {
-                Some(number) => {
-                    taken.insert(number.number().into());
-                    self.peers.insert(node.clone(), number);
-                }
-                None => exhausted.push(Exhausted::Peer(node.clone())),
-            }
-        }
+        let range = 1..=PeerNumber::MAX.into();
+        let peer = |number| u16::try_from(number).ok().and_then(PeerNumber::new);
+        let without = allot(&mut self.peers, translated, BTreeSet::new(), range, |n| n.number().into(), peer);
+        exhausted.extend(without.into_iter().map(Exhausted::Peer));
 
         let classes = classes(view);
         self.classes.retain(|key, _| classes.contains_key(key));
-        let mut taken: BTreeSet<u32> = self.classes.values().copied().collect();
-        for key in classes.into_keys() {
-            if self.classes.contains_key(&key) {
-                continue;
-            }
-            // As many classes as pods at most, so there is always a free number.
-            if let Some(number) = lowest_free(&taken, 1, u32::MAX) {
-                taken.insert(number);
-                self.classes.insert(key, number);
-            }
-        }
+        // As many classes as pods at most, so there is always a free number.
+        allot(&mut self.classes, classes.keys(), BTreeSet::new(), 1..=u32::MAX, |number| number, Some);
         exhausted
     }
+}
+
+/// Gives a number of the range, lowest free first, to each key that has none; `taken` are not free either. Returns the keys
+/// that got none.
+fn allot<'a, K: Ord + Clone + 'a, N: Copy>(
+    numbers: &mut BTreeMap<K, N>,
+    keys: impl IntoIterator<Item = &'a K>,
+    mut taken: BTreeSet<u32>,
+    range: RangeInclusive<u32>,
+    number_of: impl Fn(N) -> u32,
+    of_number: impl Fn(u32) -> Option<N>,
+) -> Vec<K> {
+    taken.extend(numbers.values().map(|number| number_of(*number)));
+    let mut without = Vec::new();
+    for key in keys {
+        if numbers.contains_key(key) {
+            continue;
+        }
+        match lowest_free(&taken, *range.start(), *range.end()).and_then(&of_number) {
+            Some(number) => {
+                taken.insert(number_of(number));
+                numbers.insert(key.clone(), number);
+            }
+            None => without.push(key.clone()),
+        }
+    }
+    without
 }
 
 fn lowest_free(taken: &BTreeSet<u32>, first: u32, last: u32) -> Option<u32> {

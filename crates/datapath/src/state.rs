@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use model::tunnel_mac::MacAddress;
 
 use crate::nft;
+use crate::view::addresses_of;
 
 /// The wanted (or found) state of one node's kernel, as far as it is ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +51,13 @@ pub struct TunnelDevice {
     pub ipv6: Option<Ipv6Addr>,
 }
 
+impl TunnelDevice {
+    /// Its tunnel addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        addresses_of(self.ipv4, self.ipv6)
+    }
+}
+
 /// How to reach another node's tunnel device: one FDB entry and one permanent neighbour per family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TunnelPeer {
@@ -61,6 +69,13 @@ pub struct TunnelPeer {
     pub ipv4: Option<Ipv4Addr>,
     /// Tunnel address
     pub ipv6: Option<Ipv6Addr>,
+}
+
+impl TunnelPeer {
+    /// Its tunnel addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        addresses_of(self.ipv4, self.ipv6)
+    }
 }
 
 /// A route, marked as ours by its protocol number ([`ROUTE_PROTOCOL`]).

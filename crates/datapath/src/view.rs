@@ -46,6 +46,13 @@ pub struct NodeView {
 }
 
 impl NodeView {
+    /// Local pods that policies select.
+    #[must_use]
+    pub fn selected_pods(&self) -> BTreeSet<&PodKey> {
+        let selected = self.policies.iter().flat_map(|policy| &policy.pods);
+        selected.filter(|pod| self.pods.contains_key(*pod)).collect()
+    }
+
     /// Whether this node, as a gateway, translates for nodes that have no ports of their own.
     #[must_use]
     pub fn translates(&self) -> bool {
@@ -123,6 +130,11 @@ impl Default for ShortUdp {
     }
 }
 
+/// The addresses that there are.
+pub(crate) fn addresses_of(ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Addr>) -> impl Iterator<Item = IpAddr> {
+    ipv4.map(IpAddr::V4).into_iter().chain(ipv6.map(IpAddr::V6))
+}
+
 /// The device that leads outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
@@ -142,6 +154,13 @@ pub struct Uplink {
     pub next_hop_ipv6: Option<Ipv6Addr>,
 }
 
+impl Uplink {
+    /// Its own addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        addresses_of(self.ipv4, self.ipv6)
+    }
+}
+
 /// This node's end of the tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnTunnel {
@@ -151,6 +170,13 @@ pub struct OwnTunnel {
     pub ipv4: Option<Ipv4Addr>,
     /// Tunnel address
     pub ipv6: Option<Ipv6Addr>,
+}
+
+impl OwnTunnel {
+    /// Its tunnel addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        addresses_of(self.ipv4, self.ipv6)
+    }
 }
 
 /// Another node's end of the tunnel.
@@ -164,6 +190,13 @@ pub struct Peer {
     pub ipv4: Option<Ipv4Addr>,
     /// Tunnel address
     pub ipv6: Option<Ipv6Addr>,
+}
+
+impl Peer {
+    /// Its tunnel addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        addresses_of(self.ipv4, self.ipv6)
+    }
 }
 
 /// Namespace and name of a pod.
@@ -241,6 +274,13 @@ pub struct SourceEip {
     pub overflow: bool,
     /// Whether the pair is the tunnel address of a node, and stands for that node's own address: the carrier masquerades
     pub node_address: bool,
+}
+
+impl SourceEip {
+    /// All blocks that this node holds, the draining ones included.
+    pub fn blocks(&self) -> impl Iterator<Item = &PortBlock> {
+        self.block.iter().chain(&self.draining)
+    }
 }
 
 /// An EIP as one of its gateways sees it.

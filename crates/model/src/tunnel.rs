@@ -89,6 +89,14 @@ pub struct Tunnel {
     pub programmed: Option<bool>,
 }
 
+impl Tunnel {
+    /// Its addresses; `None` while it has none.
+    #[must_use]
+    pub fn addresses(&self) -> Option<EipPair> {
+        EipPair::new(self.ipv4, self.ipv6)
+    }
+}
+
 /// An EIP that a gateway answers for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {

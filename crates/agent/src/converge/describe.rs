@@ -65,29 +65,15 @@ fn state(view: &NodeView) -> String {
     };
     say("node", view.node.clone());
     match &view.uplink {
-        Some(uplink) => say(
-            "uplink",
-            format!(
-                "{} {}",
-                uplink.device,
-                list(uplink.ipv4.map(IpAddr::V4).into_iter().chain(uplink.ipv6.map(IpAddr::V6)))
-            ),
-        ),
+        Some(uplink) => say("uplink", format!("{} {}", uplink.device, list(uplink.addresses()))),
         None => say("uplink", "none found".to_owned()),
     }
     match &view.tunnel {
-        Some(own) => say(
-            "tunnel",
-            format!(
-                "{} {}",
-                view.settings.tunnel_device,
-                list(own.ipv4.map(IpAddr::V4).into_iter().chain(own.ipv6.map(IpAddr::V6)))
-            ),
-        ),
+        Some(own) => say("tunnel", format!("{} {}", view.settings.tunnel_device, list(own.addresses()))),
         None => say("tunnel", "no address was given to this node yet".to_owned()),
     }
     say("peers", view.peers.len().to_string());
-    say("pods", format!("{}, of which policies select {}", view.pods.len(), selected(view)));
+    say("pods", format!("{}, of which policies select {}", view.pods.len(), view.selected_pods().len()));
     say("cluster", list(&view.cluster_cidrs));
     for policy in &view.policies {
         let to = match &policy.destinations {
@@ -125,11 +111,6 @@ fn holders(own: &datapath::view::GatewayEip) -> usize {
     own.leases.iter().map(|lease| &lease.node).collect::<std::collections::BTreeSet<_>>().len()
 }
 
-fn selected(view: &NodeView) -> usize {
-    let pods: std::collections::BTreeSet<_> = view.policies.iter().flat_map(|policy| &policy.pods).collect();
-    pods.into_iter().filter(|pod| view.pods.contains_key(*pod)).count()
-}
-
 fn ruleset(wanted: &DatapathState) -> String {
     let mut text = String::new();
     // Writing to a string can't fail.
@@ -138,7 +119,6 @@ fn ruleset(wanted: &DatapathState) -> String {
     };
     match &wanted.tunnel {
         Some(tunnel) => {
-            let addresses = tunnel.ipv4.map(IpAddr::V4).into_iter().chain(tunnel.ipv6.map(IpAddr::V6));
             say(format!(
                 "link {}: vxlan id {} port {} local {} dev {} mtu {} mac {} addresses {}",
                 tunnel.name,
@@ -148,14 +128,13 @@ fn ruleset(wanted: &DatapathState) -> String {
                 tunnel.parent,
                 tunnel.mtu,
                 tunnel.mac,
-                list(addresses)
+                list(tunnel.addresses())
             ));
         }
         None => say("no tunnel: this node has no tunnel address or no uplink".to_owned()),
     }
     for peer in &wanted.peers {
-        let addresses = peer.ipv4.map(IpAddr::V4).into_iter().chain(peer.ipv6.map(IpAddr::V6));
-        say(format!("peer {} at {}: {}", peer.mac, peer.underlay, list(addresses)));
+        say(format!("peer {} at {}: {}", peer.mac, peer.underlay, list(peer.addresses())));
     }
     for rule in &wanted.rules {
         let family = if rule.ipv6 { "-6" } else { "-4" };

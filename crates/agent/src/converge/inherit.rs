@@ -1,17 +1,18 @@
 //! What an earlier run left in the kernel: numbers, claims and carriers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use datapath::compile::names;
 use datapath::nft::{Key, Set, Value};
-use datapath::numbering::Numbering;
+use datapath::numbering::{Numbering, ids};
 use datapath::state::DatapathState;
 use datapath::transaction::Found;
 use datapath::view::{NodeView, OwnTunnel};
 use liveness::Claim;
 use model::EipPair;
-use model::mark::{BASE_MASK, EgressId};
+use model::mark::EgressId;
+use model::tunnel::Tunnel;
 
 use super::{Converger, Kernel, PassError, interest};
 use crate::probe::Inheritance;
@@ -26,8 +27,7 @@ impl<K: Kernel> Converger<K> {
             self.tunnel = Some(OwnTunnel { mac: device.mac, ipv4: device.ipv4, ipv6: device.ipv6 });
         }
         let view = self.view_now();
-        let tunnels = self.objects.tunnels.values();
-        let tunnels = tunnels.filter_map(|tunnel| EipPair::new(tunnel.ipv4, tunnel.ipv6)).collect();
+        let tunnels = self.objects.tunnels.values().filter_map(Tunnel::addresses).collect();
         self.local.held = held_eips(&found, &ids, &view.all_eips, &tunnels);
         let view = self.view_now();
         let numbering = Numbering::recover(&found, &view);
@@ -76,35 +76,15 @@ fn held_eips(
     all: &BTreeSet<EipPair>,
     tunnels: &BTreeSet<EipPair>,
 ) -> BTreeSet<EipPair> {
-    let mut eips = BTreeSet::new();
-    for digit in ['4', '6'] {
-        let nodes = ids(found, names::ID_NODE, digit);
-        let of_eips = ids(found, names::ID_EIP, digit);
-        for (id, address) in of_eips.into_iter().filter(|(id, _)| !nodes.contains_key(id)) {
-            if held.contains(&id) {
-                let known = all.iter().find(|eip| eip.contains(address)).copied();
-                eips.extend(known.or_else(|| pair_of(address)));
-            }
-        }
-        for (id, address) in nodes {
-            if held.contains(&id) {
-                eips.extend(tunnels.iter().find(|tunnel| tunnel.contains(address)).copied());
-            }
-        }
-    }
-    eips
-}
-
-/// Ids with an address that each stands for.
-fn ids(found: &Found, base: &str, digit: char) -> BTreeMap<EgressId, IpAddr> {
-    let name = format!("{base}{digit}");
-    let keys = sets(found, &name).flat_map(|set| set.elements.keys());
-    keys.filter_map(|key| {
-        let Key::Exact(key) = key else { return None };
-        let (id, address) = key.split_at_checked(4)?;
-        Some((mark(id).and_then(|mark| EgressId::new(mark & !BASE_MASK))?, address_of(address)?))
-    })
-    .collect()
+    let nodes: BTreeMap<EgressId, IpAddr> = ids(found, names::ID_NODE).collect();
+    let of_eips = ids(found, names::ID_EIP).filter(|(id, _)| !nodes.contains_key(id));
+    let of_eips = of_eips.filter(|(id, _)| held.contains(id)).filter_map(|(_, address)| {
+        all.iter().find(|eip| eip.contains(address)).copied().or_else(|| pair_of(address))
+    });
+    let of_nodes = nodes.iter().filter(|(id, _)| held.contains(*id));
+    let of_nodes =
+        of_nodes.filter_map(|(_, address)| tunnels.iter().find(|tunnel| tunnel.contains(*address)).copied());
+    of_eips.chain(of_nodes).collect()
 }
 
 /// Who carried each EIP.
@@ -124,13 +104,6 @@ fn carriers(found: &Found, view: &NodeView, numbering: &Numbering) -> BTreeMap<E
         }
     }
     carriers
-}
-
-fn address_of(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(Ipv4Addr::from(v4).into());
-    }
-    <[u8; 16]>::try_from(bytes).ok().map(|v6| Ipv6Addr::from(v6).into())
 }
 
 fn pair_of(address: IpAddr) -> Option<EipPair> {

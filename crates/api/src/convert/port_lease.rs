@@ -1,11 +1,9 @@
 //! EgressPortLease.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use model::port_lease::{BlockRole, BlockState, EipLease, LeasedBlock, PortLease};
 use model::{EipPair, PortBlock};
 
-use crate::v1beta1::{self, EgressPortLease, EgressPortLeaseSpec, EgressPortLeaseStatus};
+use crate::v1beta1::{self, EgressPortLease, EgressPortLeaseSpec, EgressPortLeaseStatus, EipLeaseStatus};
 
 /// What a node holds; a lease or a block that can't be read counts as not there.
 pub fn port_lease(object: &EgressPortLease) -> PortLease {
@@ -23,23 +21,19 @@ pub fn port_lease(object: &EgressPortLease) -> PortLease {
     PortLease { generation: object.spec.generation, leases }
 }
 
-/// Ports in use of each EIP, as the node says; what can't be read counts as not there.
-pub fn ports_in_use(status: &EgressPortLeaseStatus) -> BTreeMap<EipPair, u32> {
-    let eips = status.eips.iter().filter_map(|eip| {
-        let pair = EipPair::new(eip.ipv4.parse().ok(), eip.ipv6.parse().ok())?;
-        Some((pair, u32::try_from(eip.ports_in_use).ok()?))
-    });
-    eips.collect()
+/// What a node says of its blocks of each EIP; an entry whose address can't be read counts as not there.
+pub fn eip_lease_statuses(
+    status: &EgressPortLeaseStatus,
+) -> impl Iterator<Item = (EipPair, &EipLeaseStatus)> {
+    status
+        .eips
+        .iter()
+        .filter_map(|eip| Some((EipPair::new(eip.ipv4.parse().ok(), eip.ipv6.parse().ok())?, eip)))
 }
 
-/// First ports of draining blocks without connections, as the node says; what can't be read counts as not there.
-pub fn idle_blocks(status: &EgressPortLeaseStatus) -> BTreeMap<EipPair, BTreeSet<u16>> {
-    let eips = status.eips.iter().filter_map(|eip| {
-        let pair = EipPair::new(eip.ipv4.parse().ok(), eip.ipv6.parse().ok())?;
-        let idle: BTreeSet<u16> = eip.idle.iter().filter_map(|first| u16::try_from(*first).ok()).collect();
-        (!idle.is_empty()).then_some((pair, idle))
-    });
-    eips.collect()
+/// First ports of draining blocks that no connection uses any more; what is no port counts as not there.
+pub fn idle_blocks(eip: &EipLeaseStatus) -> impl Iterator<Item = u16> {
+    eip.idle.iter().filter_map(|first| u16::try_from(*first).ok())
 }
 
 fn block(wire: &v1beta1::LeasedBlock) -> Option<LeasedBlock> {

@@ -66,6 +66,11 @@ pub(super) fn is_not(load: Load, value: impl Into<Vec<u8>>) -> Statement {
     Statement::Match { operand: whole(load), compare: Compare::NotEqual, value: value.into() }
 }
 
+/// Goes on when the bits of the mask are these.
+pub(super) fn bits_are(load: Load, mask: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Statement {
+    Statement::Match { operand: bits(load, mask), compare: Compare::Equal, value: value.into() }
+}
+
 /// Goes on when any of the bits is set.
 pub(super) fn any_bit(load: Load, mask: impl Into<Vec<u8>>) -> Statement {
     let mask = mask.into();
@@ -81,21 +86,13 @@ pub(super) fn state(states: u32) -> Statement {
 /// Goes on for the first packet of a connection. `ct state new` alone also holds for later ones that had no answer yet.
 pub(super) fn first_packet() -> [Statement; 2] {
     let confirmed = CONFIRMED.to_ne_bytes();
-    let unconfirmed = Statement::Match {
-        operand: bits(Load::ConnectionStatus, confirmed),
-        compare: Compare::Equal,
-        value: vec![0; confirmed.len()],
-    };
+    let unconfirmed = bits_are(Load::ConnectionStatus, confirmed, vec![0; confirmed.len()]);
     [state(NEW), unconfirmed]
 }
 
 /// Goes on when a packet's or connection's mark is one of ours.
 pub(super) fn ours(load: Load) -> Statement {
-    Statement::Match {
-        operand: bits(load, BASE_MASK.to_ne_bytes()),
-        compare: Compare::Equal,
-        value: BASE.to_ne_bytes().to_vec(),
-    }
+    bits_are(load, BASE_MASK.to_ne_bytes(), BASE.to_ne_bytes())
 }
 
 /// Goes on for packets in the direction of the connection's first; ends the rule where there is no connection.

@@ -92,7 +92,7 @@ impl Leases {
         // What this node itself uses is its own even before it has heard so as a gateway.
         for (eip, source) in view.eips.iter().filter(|(eip, _)| view.gateway_eips.contains_key(*eip)) {
             let Some(address) = family.eip(eip) else { continue };
-            for block in source.block.iter().chain(&source.draining) {
+            for block in source.blocks() {
                 let key = join(&[&address, &first_port(*block)]);
                 result.own.entry(block.size()).or_default().insert(key);
             }

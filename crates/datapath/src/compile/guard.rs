@@ -13,7 +13,7 @@ use super::names::*;
 use super::node_address;
 use super::overflow;
 use crate::class::classes;
-use crate::nft::{ChainKind, Compare, Hook, Load, Statement, Table, Target};
+use crate::nft::{ChainKind, Hook, Load, Statement, Table, Target};
 use crate::numbering::DIRECT_MARK;
 
 /// The chains after NAT.
@@ -110,14 +110,7 @@ fn enter_tunnel_chain(context: &Context<'_>, family: Family, table: &mut Table) 
         let prefix = |first: u8| [[first].as_slice(), &[0; 15]].concat();
         enter.rule(
             "the kernel's own multicast has no business here",
-            [
-                Statement::Match {
-                    operand: bits(family.destination, prefix(0xff)),
-                    compare: Compare::Equal,
-                    value: prefix(0xff),
-                },
-                drop(),
-            ],
+            [bits_are(family.destination, prefix(0xff), prefix(0xff)), drop()],
         );
     }
     enter.rule("", [counter(DROP_TUNNEL_ENTRY), drop()]);

@@ -12,21 +12,18 @@
 //! Such flows live on their gateway and end with it. Where a gateway itself lacks ports as a source, it takes those of
 //! its own overflow block, which needs no second translation.
 
-use model::mark::PEER_MASK;
+use model::mark::{BASE, PEER_BIT, PEER_MASK};
 use model::{EipPair, PortBlock};
 
 use super::Context;
 use super::build::*;
 use super::family::Family;
 use super::names::*;
-use crate::nft::{ChainKind, Compare, FieldType, Hook, Load, Operand, Statement, Table, Target};
+use crate::nft::{ChainKind, FieldType, Hook, Load, Statement, Table, Target};
 use crate::view::{LeaseRole, SourceEip};
 
 /// First and last port of the range that belongs to the gateways.
 const RANGE: (u16, u16) = (model::port_block::FIRST_OVERFLOW_PORT, u16::MAX);
-
-/// The bits of a port that are all set in the range.
-const RANGE_MASK: u16 = model::port_block::FIRST_OVERFLOW_PORT;
 
 /// The ports that new connections of this node's own pods leave with; `None`: they wait.
 pub(super) fn ports(context: &Context<'_>, eip: &EipPair, source: &SourceEip) -> Option<(u16, u16)> {
@@ -52,26 +49,14 @@ fn is_own(context: &Context<'_>, lease: &crate::view::Lease) -> bool {
     lease.role == LeaseRole::Overflow && lease.node == context.view.node
 }
 
-/// Whether this node translates for others.
-pub(super) fn is_used(context: &Context<'_>) -> bool {
-    context.view.translates()
-}
-
 /// What stands for "translated here for another node".
 fn for_a_peer() -> Statement {
-    Statement::Match {
-        operand: bits(Load::ConnectionMark, PEER_MASK.to_ne_bytes()),
-        compare: Compare::Equal,
-        value: PEER_MASK_VALUE.to_ne_bytes().to_vec(),
-    }
+    bits_are(Load::ConnectionMark, PEER_MASK.to_ne_bytes(), (BASE | PEER_BIT).to_ne_bytes())
 }
-
-/// Base and the bit of a peer's number.
-const PEER_MASK_VALUE: u32 = model::mark::BASE | model::mark::PEER_BIT;
 
 /// Sets, maps and chains.
 pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
-    if !is_used(context) {
+    if !context.translates {
         return;
     }
     let mut output = Rules::default();
@@ -146,14 +131,11 @@ fn answer(family: Family) -> [Statement; 3] {
 /// Before connection tracking, at the end of the ways out: what has a port of the range begins in the zone of its peer.
 /// `port` is the packet's port, or what stands for it.
 pub(super) fn way_out(context: &Context<'_>, family: Family, port: Load, chain: &mut Rules) {
-    if !is_used(context) {
+    if !context.translates {
         return;
     }
-    let in_range = Statement::Match {
-        operand: Operand { load: port, mask: Some(RANGE_MASK.to_be_bytes().to_vec()) },
-        compare: Compare::Equal,
-        value: RANGE_MASK.to_be_bytes().to_vec(),
-    };
+    // All bits of the range's first port are set in each of its ports.
+    let in_range = bits_are(port, RANGE.0.to_be_bytes(), RANGE.0.to_be_bytes());
     chain.rule(
         "translated once more: two nodes may use the same port",
         [
@@ -167,7 +149,7 @@ pub(super) fn way_out(context: &Context<'_>, family: Family, port: Load, chain: 
 
 /// After connection tracking: the first rules of the source chain.
 pub(super) fn source_rules(context: &Context<'_>, family: Family, source: &mut Rules) {
-    if !is_used(context) {
+    if !context.translates {
         return;
     }
     source.rule("translated here for another node", answer(family));
@@ -193,7 +175,7 @@ pub(super) fn source_rules(context: &Context<'_>, family: Family, source: &mut R
 
 /// The rule of the chain that translates.
 pub(super) fn translate(context: &Context<'_>, family: Family, snat: &mut Rules) {
-    if !is_used(context) {
+    if !context.translates {
         return;
     }
     let key = vec![whole(family.source)];
@@ -206,7 +188,7 @@ pub(super) fn translate(context: &Context<'_>, family: Family, snat: &mut Rules)
 
 /// The rule of the guard: such a flow leaves with the EIP that it came with.
 pub(super) fn leave(context: &Context<'_>, family: Family, leave: &mut Rules) {
-    if !is_used(context) {
+    if !context.translates {
         return;
     }
     leave.rule(

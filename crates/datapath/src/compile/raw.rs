@@ -1,13 +1,13 @@
 //! Before connection tracking: tunnel datagrams, and the ways into the gateway's chains.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use super::Context;
 use super::build::*;
 use super::family::Family;
 use super::names::*;
 use crate::nft::{ChainKind, FieldType, Hook, Load, Statement, Table};
+use crate::view::Uplink;
 
 const UDP: u8 = 17;
 
@@ -45,10 +45,7 @@ fn shared_sets(context: &Context<'_>, family: Family, table: &mut Table) {
     add_set(table, family.name(EIPS), &[family.field], eips);
 
     let peers = view.peers.values().map(|peer| peer.underlay);
-    let own = view
-        .uplink
-        .iter()
-        .flat_map(|uplink| uplink.ipv4.map(IpAddr::V4).into_iter().chain(uplink.ipv6.map(IpAddr::V6)));
+    let own = view.uplink.iter().flat_map(Uplink::addresses);
     let nodes = view.node_addresses.iter().copied().chain(peers).chain(own);
     let nodes: BTreeSet<_> = nodes.filter_map(|address| family.bytes(address)).collect();
     add_set(table, family.name(NODES), &[family.field], nodes);

@@ -39,11 +39,7 @@ pub(super) fn compile(context: &Context<'_>, table: &mut Table) {
 
     let refused = || {
         [
-            Statement::Match {
-                operand: bits(Load::Mark, PACKET_MASK.to_ne_bytes()),
-                compare: Compare::Equal,
-                value: REFUSE_MARK.to_ne_bytes().to_vec(),
-            },
+            bits_are(Load::Mark, PACKET_MASK.to_ne_bytes(), REFUSE_MARK.to_ne_bytes()),
             Statement::Reject(Reject::AdminProhibited),
         ]
     };

@@ -26,22 +26,15 @@ impl Numbering {
             .collect();
         let set = |base: &str, digit: char| sets.get(format!("{base}{digit}").as_str()).copied();
 
-        for digit in ['4', '6'] {
-            // What stands for a node first: its flows have this node's own address, which is no EIP.
-            let ids = [ID_NODE, ID_EIP].into_iter().filter_map(|base| set(base, digit));
-            for key in ids.flat_map(exact_keys) {
-                let Some((mark, address)) = key.split_at_checked(4) else {
-                    continue;
-                };
-                let (Some(id), Some(address)) = (egress_id(mark), address_of(address)) else {
-                    continue;
-                };
-                if let Some(eip) = pair_with(view.eips.keys(), address)
-                    && !numbering.ids.values().any(|taken| *taken == id)
-                {
-                    numbering.ids.entry(eip).or_insert(id);
-                }
+        // What stands for a node first: its flows have this node's own address, which is no EIP.
+        for (id, address) in [ID_NODE, ID_EIP].into_iter().flat_map(|base| ids(found, base)) {
+            if let Some(eip) = pair_with(view.eips.keys(), address)
+                && !numbering.ids.values().any(|taken| *taken == id)
+            {
+                numbering.ids.entry(eip).or_insert(id);
             }
+        }
+        for digit in ['4', '6'] {
             for (key, value) in set(MARK_EIP, digit).into_iter().flat_map(data_elements) {
                 let (Some(number), Some(address)) = (eip_number(key), address_of(value)) else {
                     continue;
@@ -95,6 +88,19 @@ impl Numbering {
             }
         }
     }
+}
+
+/// Egress ids that the kernel holds in the sets of that name, [`ID_EIP`] or [`ID_NODE`], each with an address that it stands
+/// for; of both families.
+pub fn ids(found: &Found, base: &str) -> impl Iterator<Item = (EgressId, IpAddr)> {
+    let names = ['4', '6'].map(|digit| format!("{base}{digit}"));
+    let sets = names
+        .into_iter()
+        .flat_map(|name| found.tables.values().filter_map(move |table| table.sets.get(&name)));
+    sets.flat_map(exact_keys).filter_map(|key| {
+        let (mark, address) = key.split_at_checked(4)?;
+        Some((egress_id(mark)?, address_of(address)?))
+    })
 }
 
 fn exact_keys(set: &Set) -> impl Iterator<Item = &[u8]> {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::Scenario;
 use crate::failover::Broken;
+use crate::restarts::{CONTROLLER, ready_controller};
 use crate::scene::Scene;
 use crate::traffic::{self, Held, Sequence};
 use crate::world::{GATEWAYS, PLAIN, SYSTEM, World, text};
@@ -36,7 +37,7 @@ impl<'w> WithoutController<'w> {
         let away = Self(world);
         away.scale(0)?;
         world.until("the controller is gone", || {
-            let pods = world.pods(SYSTEM, "app.kubernetes.io/component=egressgateway-controller")?;
+            let pods = world.pods(SYSTEM, CONTROLLER)?;
             ensure!(pods.is_empty(), "{} pods are left", pods.len());
             Ok(())
         })?;
@@ -79,13 +80,7 @@ fn lease(world: &World, node: &str, eip: IpAddr, gateway: &str, blocks: &Value) 
 fn overflow(world: &World) -> Result<()> {
     let scene = Scene::new(world, "overflow", 213)?;
     let pods = [scene.pod("far", PLAIN)?, scene.pod("near", GATEWAYS[0])?];
-    scene.policy(
-        "test",
-        json!({
-            "appliedTo": {"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}},
-            "destSubnet": ["10.6.168.63/32"],
-        }),
-    )?;
+    scene.policy_for_all(json!({}))?;
     for pod in &pods {
         world.until_seen_as(&pod.netns, scene.eip(0))?;
     }
@@ -134,15 +129,7 @@ fn overflow(world: &World) -> Result<()> {
     ensure!(guarded == 0, "the guard had to drop {guarded} packets");
     drop(traffic::connect(&pods[0].netns, server.address())?);
     drop(away);
-    world.until("the controller is back", || {
-        let pods = world.pods(SYSTEM, "app.kubernetes.io/component=egressgateway-controller")?;
-        let ready = pods.iter().any(|pod| {
-            let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-            conditions.into_iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True")
-        });
-        ensure!(ready, "it is not ready");
-        Ok(())
-    })
+    world.until("the controller is back", || ready_controller(world).map(drop))
 }
 
 /// Addresses of gateway nodes, as the lab gives them.
@@ -156,14 +143,7 @@ fn address_of(world: &World, node: &str) -> Result<IpAddr> {
 fn node_address(world: &World) -> Result<()> {
     let scene = Scene::new(world, "node-address", 217)?;
     let pods = [scene.pod("far", PLAIN)?, scene.pod("one", GATEWAYS[0])?, scene.pod("two", GATEWAYS[1])?];
-    scene.policy(
-        "test",
-        json!({
-            "appliedTo": {"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}},
-            "destSubnet": ["10.6.168.63/32"],
-            "egressIP": {"useNodeIP": true},
-        }),
-    )?;
+    scene.policy_for_all(json!({"egressIP": {"useNodeIP": true}}))?;
     let node = world.until("status names a node", || scene.carrier("test"))?;
     let policy = world.get("EgressPolicy", Some(scene.name), "test")?;
     ensure!(text(&policy, "/status/eip/ipv4").is_empty(), "useNodeIP shows no EIP: {policy}");

@@ -22,7 +22,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 const AGENT: &str = "app.kubernetes.io/component=egressgateway-agent";
-const CONTROLLER: &str = "app.kubernetes.io/component=egressgateway-controller";
+pub(crate) const CONTROLLER: &str = "app.kubernetes.io/component=egressgateway-controller";
 /// The ready agent of a node: its pod and how often that was restarted.
 fn agent(world: &World, node: &str) -> Result<(String, i32)> {
     let pods = world.pods(SYSTEM, AGENT)?;
@@ -43,13 +43,7 @@ fn is_ready(pod: &Pod) -> bool {
 fn undisturbed(scene: &Scene<'_>, server: &Server, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
     let world = scene.world;
     let pods = [scene.pod("far", PLAIN)?, scene.pod("near", GATEWAYS[0])?];
-    scene.policy(
-        "test",
-        json!({
-            "appliedTo": {"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}},
-            "destSubnet": ["10.6.168.63/32"],
-        }),
-    )?;
+    scene.policy_for_all(json!({}))?;
     let mut sequences = Vec::new();
     for pod in &pods {
         world.until_seen_as(&pod.netns, scene.eip(0))?;
@@ -231,7 +225,7 @@ fn controller_replaced(world: &World) -> Result<()> {
     })
 }
 
-fn ready_controller(world: &World) -> Result<String> {
+pub(crate) fn ready_controller(world: &World) -> Result<String> {
     let pods = world.pods(SYSTEM, CONTROLLER)?;
     Ok(pods.iter().find(|pod| is_ready(pod)).context("no controller is ready")?.name_any())
 }

@@ -108,6 +108,18 @@ impl<'w> Scene<'w> {
         self.world.create("EgressPolicy", Some(self.name), &json!({"metadata": {"name": name}, "spec": spec}))
     }
 
+    /// Creates a policy `test` for all the scene's pods towards the outside host; `more` is added to its spec.
+    pub(crate) fn policy_for_all(&self, more: Value) -> Result<()> {
+        let mut spec = json!({
+            "appliedTo": {"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}},
+            "destSubnet": ["10.6.168.63/32"],
+        });
+        if let (Some(spec), Value::Object(more)) = (spec.as_object_mut(), more) {
+            spec.extend(more);
+        }
+        self.policy("test", spec)
+    }
+
     /// Creates a policy `test` that gives the pods of this app the default EIP towards the outside host, and waits until
     /// it is in force for this pod.
     pub(crate) fn policy_in_force(&self, app: &str, pod: &TestPod) -> Result<()> {
