@@ -19,6 +19,12 @@ const NAME: &str = "real";
 const TEST_NAME: &str = "real-test";
 /// Says to the conformance tests which cluster to run on.
 const CONFORMANCE_VARIABLE: &str = "CONFORMANCE_KUBECONFIG";
+/// Says to the conformance tests where the server can call them.
+const WEBHOOK_HOST_VARIABLE: &str = "CONFORMANCE_WEBHOOK_HOST";
+/// The node on which they run, its address, and where it finds the API server, as in every lab.
+const NODE: &str = "controller-node-1";
+const NODE_ADDRESS: &str = "10.6.0.11";
+const SERVER_ADDRESS: &str = "https://10.6.0.10:6443";
 /// Says to the lab, and to tests that start one, where Kubernetes' programs are.
 const PROGRAMS_VARIABLE: &str = "EGRESSGATEWAY_KUBERNETES";
 /// Says to tests which API server their lab is to have.
@@ -112,10 +118,7 @@ fn conformance(
     let path = programs.path();
     let up = ["lab", "up", "--name", TEST_NAME, "--api-server", "real", "--nodes", "1", "--no-install"];
     egressgateway(root, &up, &[(PROGRAMS_VARIABLE, &path)])?;
-    let outcome = forget_the_past(root).and_then(|()| write_kubeconfig(root)).and_then(|kubeconfig| {
-        let file = kubeconfig.to_str().context("the path of the tree is no UTF-8")?;
-        cargo_test(root, "apiserver", "conformance", filter, &[(CONFORMANCE_VARIABLE, file)], output)
-    });
+    let outcome = conformance_inside(root, filter, output);
     outcome.and(egressgateway(root, &["lab", "down", "--name", TEST_NAME], &[]))
 }
 
@@ -128,7 +131,51 @@ fn forget_the_past(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The lab keeps its own copy where only it knows.
+/// The suite runs on a node of the lab, where the API server can call its webhooks.
+fn conformance_inside(root: &Path, filter: Option<&str>, output: &mut TestOutput) -> Result<()> {
+    forget_the_past(root)?;
+    let kubeconfig = write_kubeconfig(root)?;
+    let file = kubeconfig.to_str().context("the path of the tree is no UTF-8")?;
+    let suite = ["--package", "apiserver", "--test", "conformance"];
+    // There is no network inside, and nothing to be built.
+    steps::run(root, "cargo", &[&["test", "--no-run"], suite.as_slice()].concat(), &[])?;
+    let environment = environment_inside(root, file)?;
+    let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
+    let enter = [
+        "run",
+        "--quiet",
+        "--package",
+        "egressgateway",
+        "--",
+        "lab",
+        "exec",
+        "--name",
+        TEST_NAME,
+        NODE,
+        "--",
+        "env",
+    ];
+    let test = [&["cargo", "test", "--offline"], suite.as_slice()].concat();
+    let mut arguments = [enter.as_slice(), &environment, &test, &["--", "--show-output"]].concat();
+    arguments.extend(filter);
+    stream_tests(root, &arguments, &[], "conformance", output)
+}
+
+/// What a program inside needs of this one's environment, as arguments of `env`.
+fn environment_inside(root: &Path, kubeconfig: &str) -> Result<Vec<String>> {
+    let root = root.to_str().context("the path of the tree is no UTF-8")?;
+    let kept = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "CARGO_TARGET_DIR"];
+    let kept = kept.into_iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
+    let own = [
+        "-C".to_owned(),
+        root.to_owned(),
+        format!("{CONFORMANCE_VARIABLE}={kubeconfig}"),
+        format!("{WEBHOOK_HOST_VARIABLE}={NODE_ADDRESS}"),
+    ];
+    Ok(own.into_iter().chain(kept).collect())
+}
+
+/// The lab keeps its own copy where only it knows. This one has the address at which nodes reach the server.
 fn write_kubeconfig(root: &Path) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
     command.args([
@@ -144,9 +191,20 @@ fn write_kubeconfig(root: &Path) -> Result<PathBuf> {
     ]);
     let output = command.current_dir(root).output().context("can't start cargo")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    let text = String::from_utf8(output.stdout).context("read the kubeconfig")?;
+    let text = at_address(&text, SERVER_ADDRESS);
     let path = root.join("target/real-cluster.kubeconfig");
-    fs::create_dir_all(root.join("target")).and_then(|()| fs::write(&path, &output.stdout))?;
+    fs::create_dir_all(root.join("target")).and_then(|()| fs::write(&path, text))?;
     path.canonicalize().context("find the kubeconfig")
+}
+
+/// A kubeconfig with another address of the server.
+fn at_address(kubeconfig: &str, address: &str) -> String {
+    let replaced = kubeconfig.lines().map(|line| match line.split_once("server: ") {
+        Some((indent, _)) => format!("{indent}server: {address}\n"),
+        None => format!("{line}\n"),
+    });
+    replaced.collect()
 }
 
 fn cargo_test(
@@ -159,7 +217,17 @@ fn cargo_test(
 ) -> Result<()> {
     let mut arguments = vec!["test", "--package", package, "--test", suite, "--", "--show-output"];
     arguments.extend(filter);
-    let succeeded = steps::stream(root, "cargo", &arguments, environment, |line| {
+    stream_tests(root, &arguments, environment, suite, output)
+}
+
+fn stream_tests(
+    root: &Path,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+    suite: &str,
+    output: &mut TestOutput,
+) -> Result<()> {
+    let succeeded = steps::stream(root, "cargo", arguments, environment, |line| {
         if output.line(line) {
             println!("{line}");
         }
@@ -172,4 +240,16 @@ fn egressgateway(root: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Resul
     let mut all = vec!["run", "--quiet", "--package", "egressgateway", "--"];
     all.extend(arguments);
     steps::run(root, "cargo", &all, env)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_address_of_the_server_is_replaced() {
+        let text = "clusters:\n- cluster:\n    server: https://127.0.0.1:3333\n  name: lab\n";
+        let expected = "clusters:\n- cluster:\n    server: https://10.6.0.10:6443\n  name: lab\n";
+        assert_eq!(at_address(text, SERVER_ADDRESS), expected);
+    }
 }

@@ -145,6 +145,8 @@ fn flows_keep_their_way(world: &World) -> Result<()> {
     for (number, node) in [PLAIN, GATEWAYS[0]].into_iter().enumerate() {
         let server = world.serve()?;
         let pod = scene.pod(&format!("app-{number}"), node)?;
+        // Until its node's agent has heard of the pod, what it sends is held.
+        world.until_seen_as(&pod.netns, node_address(node)?)?;
         let older = Sequence::start(&pod.netns, &server, "older")?;
         older.flow_on(world, 5)?;
         scene.policy(

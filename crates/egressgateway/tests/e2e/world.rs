@@ -37,6 +37,16 @@ pub(crate) const SYSTEM: &str = "kube-system";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// One request to the API server.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(15);
+/// How much of the daemons' logs is shown when something failed.
+const LINES_OF_DAEMONS: usize = 200;
+/// What such lines contain.
+const TELLING: [&str; 5] = [
+    r#""message":"agent starts""#,
+    r#""message":"claim""#,
+    r#""message":"peer""#,
+    r#""level":"WARN""#,
+    r#""level":"ERROR""#,
+];
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A running lab with two gateway nodes.
@@ -86,6 +96,36 @@ impl World {
                 println!("{kind} {name}: {}", status.unwrap_or_default());
             }
         }
+        for line in self.words_of_the_daemons() {
+            println!("{line}");
+        }
+    }
+
+    /// What agents and controllers logged about other nodes, EIPs and troubles, in order.
+    fn words_of_the_daemons(&self) -> Vec<String> {
+        let kubeconfig = self.lab.kubeconfig();
+        let Some(state) = kubeconfig.parent() else { return Vec::new() };
+        let first = std::fs::read_to_string(state.join("pid")).unwrap_or_default();
+        let Some(first) = first.split_whitespace().next() else { return Vec::new() };
+        // Only the lab's own processes see the files of its pods.
+        let inside = PathBuf::from(format!("/proc/{first}/root{}/private/pods", state.display()));
+        let entries = |directory: PathBuf| std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let logs = entries(inside).flat_map(|pod| {
+            let containers = entries(pod.path().join("logs"));
+            let logs = containers.flat_map(|container| entries(container.path()));
+            logs.map(move |log| {
+                (pod.file_name().to_string_lossy().chars().take(8).collect::<String>(), log.path())
+            })
+        });
+        let telling = |line: &&str| TELLING.iter().any(|part| line.contains(part));
+        let mut lines: Vec<String> = Vec::new();
+        for (pod, log) in logs {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            lines.extend(text.lines().filter(telling).map(|line| format!("{line} pod {pod}")));
+        }
+        lines.sort();
+        let superfluous = lines.len().saturating_sub(LINES_OF_DAEMONS);
+        lines.split_off(superfluous)
     }
 
     /// Waits for a condition; the error of the last look is what was seen instead.

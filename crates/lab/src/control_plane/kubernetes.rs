@@ -15,9 +15,10 @@ use kube::config::Kubeconfig;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::credentials::Credentials;
-use super::process::Process;
+use super::process::{Launch, Process};
 use super::relay;
 use crate::addresses::{API_SERVER_PORT, API_SERVER_V4, SERVICE_CIDRS, cluster_pod_cidrs};
 use crate::fabric::Fabric;
@@ -34,6 +35,8 @@ const ETCD_PEERS: &str = "http://127.0.0.1:2380";
 /// A real API server takes some seconds, more on a busy machine.
 const START_DEADLINE: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long a controller that ended stays away.
+const START_AGAIN: Duration = Duration::from_secs(1);
 /// How often kube-controller-manager looks at nodes.
 const NODE_MONITOR_PERIOD: &str = "500ms";
 
@@ -49,15 +52,18 @@ pub(super) struct Kubernetes {
 
 #[derive(Default)]
 struct Running {
+    etcd: Option<Process>,
     api_server: Option<Process>,
-    others: Vec<Process>,
+    /// Each ends with `stop`.
+    controllers: JoinSet<()>,
+    stop: CancellationToken,
     relay: JoinSet<()>,
 }
 
 impl Running {
-    /// An error once any of the programs has ended.
+    /// An error once the API server, or what it stores in, has ended.
     fn check(&mut self) -> anyhow::Result<()> {
-        self.others.iter_mut().chain(&mut self.api_server).try_for_each(Process::check)
+        self.etcd.iter_mut().chain(&mut self.api_server).try_for_each(Process::check)
     }
 }
 
@@ -91,17 +97,23 @@ impl Kubernetes {
             client: client_from(kubeconfig).await?,
             running: Mutex::new(running),
         };
-        let etcd = kubernetes.process(ETCD, &kubernetes.etcd_arguments())?;
-        kubernetes.running.lock().await.others.push(etcd);
+        let etcd = kubernetes.process(ETCD, kubernetes.etcd_arguments())?;
+        kubernetes.running.lock().await.etcd = Some(etcd);
         kubernetes.start_api_server().await?;
         Ok(kubernetes)
     }
 
     /// Starts what acts on what the API server stores; nodes are not ready after `node_grace` of silence.
     pub(super) async fn start_controllers(&self, node_grace: Duration) -> anyhow::Result<()> {
-        let manager = self.process(CONTROLLER_MANAGER, &self.controller_manager_arguments(node_grace))?;
-        let scheduler = self.process(SCHEDULER, &self.scheduler_arguments())?;
-        self.running.lock().await.others.extend([manager, scheduler]);
+        let mut running = self.running.lock().await;
+        let manager = (CONTROLLER_MANAGER, self.controller_manager_arguments(node_grace));
+        let scheduler = (SCHEDULER, self.scheduler_arguments());
+        for (name, arguments) in [manager, scheduler] {
+            let launch = self.launch(name, arguments)?;
+            let first = launch.start()?;
+            let stop = running.stop.clone();
+            running.controllers.spawn(keep_running(launch, first, stop));
+        }
         Ok(())
     }
 
@@ -129,7 +141,7 @@ impl Kubernetes {
         if running.api_server.as_mut().is_some_and(|process| process.check().is_ok()) {
             return Ok(());
         }
-        running.api_server = Some(self.process(API_SERVER, &self.api_server_arguments())?);
+        running.api_server = Some(self.process(API_SERVER, self.api_server_arguments())?);
         let deadline = Instant::now() + START_DEADLINE;
         loop {
             let request = http::Request::get("/readyz").body(Vec::new())?;
@@ -151,13 +163,21 @@ impl Kubernetes {
     pub(super) async fn shutdown(&self) {
         let mut running = std::mem::take(&mut *self.running.lock().await);
         running.relay.shutdown().await;
-        for process in running.others.iter_mut().rev().chain(&mut running.api_server) {
+        running.stop.cancel();
+        while running.controllers.join_next().await.is_some() {}
+        for process in running.api_server.iter_mut().chain(&mut running.etcd) {
             process.kill().await;
         }
     }
 
-    fn process(&self, name: &str, arguments: &[String]) -> anyhow::Result<Process> {
-        Process::start(&self.namespace, &self.programs, &self.directory, name, arguments)
+    fn launch(&self, name: &'static str, arguments: Vec<String>) -> anyhow::Result<Launch> {
+        let namespace = self.namespace.try_clone().context("hold the switch's namespace")?;
+        let (programs, directory) = (self.programs.clone(), self.directory.clone());
+        Ok(Launch { namespace, programs, directory, name, arguments })
+    }
+
+    fn process(&self, name: &'static str, arguments: Vec<String>) -> anyhow::Result<Process> {
+        self.launch(name, arguments)?.start()
     }
 
     fn etcd_arguments(&self) -> Vec<String> {
@@ -218,6 +238,25 @@ impl Kubernetes {
     fn scheduler_arguments(&self) -> Vec<String> {
         let path = self.credentials.path("scheduler.conf");
         flags(&[("kubeconfig", &path), ("leader-elect", "false"), ("bind-address", "127.0.0.1")])
+    }
+}
+
+/// Starts a program again whenever it ends, as a kubelet does: these end by design when the API server does not let them go
+/// on, which happens in the first moments after it came back.
+async fn keep_running(launch: Launch, first: Process, stop: CancellationToken) {
+    let mut running = Some(first);
+    loop {
+        if let Some(process) = &mut running {
+            tokio::select! {
+                error = process.ended() => tracing::warn!(%error, "a controller starts again"),
+                () = stop.cancelled() => return process.kill().await,
+            }
+        }
+        tokio::select! {
+            () = sleep(START_AGAIN) => {}
+            () = stop.cancelled() => return,
+        }
+        running = launch.start().inspect_err(|error| tracing::warn!(%error, "not started")).ok();
     }
 }
 
