@@ -83,6 +83,18 @@ pub enum PoolError {
     },
 }
 
+impl PoolError {
+    /// What is wrong and what to write instead, without the entry.
+    #[must_use]
+    pub fn problem(&self) -> String {
+        match self {
+            Self::Syntax { .. } => "is not an address, an `a-b` range or a CIDR".to_owned(),
+            Self::WrongFamily { family, .. } => format!("is not {family}"),
+            Self::Reversed { .. } => "is a reversed range: write the lower address first".to_owned(),
+        }
+    }
+}
+
 impl IpPool {
     /// The empty set.
     #[must_use]

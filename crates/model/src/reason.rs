@@ -17,6 +17,8 @@ pub enum Reason {
     InvalidField {
         /// Path in the object, `spec.ippools.ipv4[2]`
         field: String,
+        /// What is there, shortened where it is long; `None` where that says nothing
+        value: Option<String>,
         /// What is wrong and what to write instead
         problem: String,
     },
@@ -32,6 +34,11 @@ pub enum Reason {
         /// An address of both
         address: IpAddr,
         /// The gateway that had it first
+        gateway: String,
+    },
+    /// Another gateway is the cluster's default one already.
+    AnotherDefault {
+        /// The gateway that was it first
         gateway: String,
     },
     /// The policy names a gateway that is not there.
@@ -175,7 +182,26 @@ pub enum Reason {
     Ready,
 }
 
+/// So many characters of a value are shown.
+const SHOWN: usize = 80;
+
 impl Reason {
+    /// A field holds this value, which can't be used.
+    #[must_use]
+    pub fn invalid_value(field: impl Into<String>, value: &str, problem: impl Into<String>) -> Self {
+        let mut shown: String = value.chars().take(SHOWN).collect();
+        if shown.len() < value.len() {
+            shown.push('…');
+        }
+        Self::InvalidField { field: field.into(), value: Some(shown), problem: problem.into() }
+    }
+
+    /// Something about a field, and not its value alone, can't be used.
+    #[must_use]
+    pub fn invalid_field(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::InvalidField { field: field.into(), value: None, problem: problem.into() }
+    }
+
     /// CamelCase word for conditions and events.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -183,6 +209,7 @@ impl Reason {
             Self::InvalidField { .. } => "InvalidField",
             Self::PoolSizesDiffer { .. } => "PoolSizesDiffer",
             Self::PoolsOverlap { .. } => "PoolsOverlap",
+            Self::AnotherDefault { .. } => "AnotherDefault",
             Self::UnknownGateway { .. } => "UnknownGateway",
             Self::NoDefaultGateway => "NoDefaultGateway",
             Self::GatewayRefused { .. } => "GatewayRefused",
@@ -213,6 +240,28 @@ impl Reason {
         }
     }
 
+    /// The field that it is about and that [`Display`](fmt::Display) begins with, if there is one.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Self::InvalidField { field, .. } | Self::Unsupported { field, .. } => Some(field),
+            Self::PoolSizesDiffer { .. } | Self::PoolsOverlap { .. } => Some("spec.ippools"),
+            Self::AnotherDefault { .. } => Some("spec.clusterDefault"),
+            Self::UnknownGateway { .. } | Self::NoDefaultGateway => Some("spec.egressGatewayName"),
+            Self::SelectorAndSubnet | Self::SelectsNothing => Some("spec.appliedTo"),
+            Self::OutsidePool { .. } | Self::PairedElsewhere { .. } => Some("spec.egressIP"),
+            _ => None,
+        }
+    }
+
+    /// What is wrong and what helps, without the field.
+    #[must_use]
+    pub fn problem(&self) -> String {
+        let whole = self.to_string();
+        let rest = self.field().and_then(|field| whole.strip_prefix(field)?.strip_prefix(": "));
+        rest.map_or(whole.clone(), str::to_owned)
+    }
+
     /// Whether this is good news.
     #[must_use]
     pub fn is_ok(&self) -> bool {
@@ -233,7 +282,8 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::InvalidField { field, problem } | Self::Unsupported { field, problem } => {
+            Self::InvalidField { field, value: Some(value), problem } => write!(f, "{field}: `{value}` {problem}"),
+            Self::InvalidField { field, value: None, problem } | Self::Unsupported { field, problem } => {
                 write!(f, "{field}: {problem}")
             }
             Self::PoolSizesDiffer { v4, v6 } => write!(
@@ -243,6 +293,10 @@ impl fmt::Display for Reason {
             Self::PoolsOverlap { address, gateway } => write!(
                 f,
                 "spec.ippools: {address} is also in the pool of EgressGateway `{gateway}`; take it out of one of them"
+            ),
+            Self::AnotherDefault { gateway } => write!(
+                f,
+                "spec.clusterDefault: EgressGateway `{gateway}` is the cluster's default already; set it to false in one of them"
             ),
             Self::UnknownGateway { gateway } => write!(
                 f,

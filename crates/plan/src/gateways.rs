@@ -9,6 +9,7 @@ use model::pool::Family;
 use model::selector::LabelSelector;
 use model::{EipPair, IpPool, Reason};
 
+use crate::settings::Settings;
 use crate::snapshot::{ClusterSnapshot, GatewayRecord};
 
 /// All gateways, examined.
@@ -45,6 +46,8 @@ pub struct Examined<'a> {
     pub own_v6: IpPool,
     /// Whether any policy, of either kind, uses it
     pub used: bool,
+    /// The gateway that is the cluster's default though this one says that it is
+    pub other_default: Option<&'a str>,
 }
 
 impl Gateways<'_> {
@@ -83,14 +86,17 @@ pub fn examine(snapshot: &ClusterSnapshot) -> Gateways<'_> {
             gateway.map_or_else(|| IpPool::empty(family), |gateway| gateway.pool(family).clone())
         };
         let (own_v4, own_v6) = (pool(Family::V4), pool(Family::V6));
-        let examined = Examined { record, usable, nodes: matching, own_v4, own_v6, used: false };
+        let examined =
+            Examined { record, usable, nodes: matching, own_v4, own_v6, used: false, other_default: None };
         gateways.by_name.insert(name.as_str(), examined);
     }
-    gateways.by_age = gateways.by_name.keys().copied().collect();
-    gateways
-        .by_age
-        .sort_by_key(|name| (snapshot.gateways.get(*name).map(|record| record.created_at_s), *name));
+    gateways.by_age = by_age(snapshot);
 
+    let default = cluster_default(snapshot, &gateways.by_age);
+    for (name, examined) in &mut gateways.by_name {
+        let claims = examined.record.spec.as_ref().is_ok_and(|gateway| gateway.cluster_default);
+        examined.other_default = default.filter(|default| claims && default != name);
+    }
     for (key, policy) in &snapshot.policies {
         let chosen = choose(snapshot, &gateways.by_age, key, policy.gateway.as_deref());
         if let Some(examined) = chosen.as_ref().ok().and_then(|name| gateways.by_name.get_mut(*name)) {
@@ -188,7 +194,12 @@ fn pools<'a>(
 
 fn usable<'a>(snapshot: &ClusterSnapshot, record: &'a GatewayRecord) -> Result<&'a Gateway, Reason> {
     let gateway = record.spec.as_ref().map_err(Clone::clone)?;
-    let settings = &snapshot.settings;
+    problems(&snapshot.settings, gateway).into_iter().next().map_or(Ok(gateway), Err)
+}
+
+/// Why nothing can use a gateway with these settings.
+pub(crate) fn problems(settings: &Settings, gateway: &Gateway) -> Vec<Reason> {
+    let mut problems = Vec::new();
     for (enabled, pool, field) in [
         (settings.ipv4, &gateway.pool_v4, "spec.ippools.ipv4"),
         (settings.ipv6, &gateway.pool_v6, "spec.ippools.ipv6"),
@@ -199,14 +210,14 @@ fn usable<'a>(snapshot: &ClusterSnapshot, record: &'a GatewayRecord) -> Result<&
                 pool.family(),
                 switch(pool)
             );
-            return Err(Reason::InvalidField { field: field.to_owned(), problem });
+            problems.push(Reason::invalid_field(field, problem));
         }
     }
     let (v4, v6) = (gateway.pool_v4.count(), gateway.pool_v6.count());
-    if v4 != v6 && v4 != 0 && v6 != 0 {
-        return Err(Reason::PoolSizesDiffer { v4, v6 });
+    if problems.is_empty() && v4 != v6 && v4 != 0 && v6 != 0 {
+        problems.push(Reason::PoolSizesDiffer { v4, v6 });
     }
-    Ok(gateway)
+    problems
 }
 
 fn switch(pool: &IpPool) -> &'static str {
@@ -216,8 +227,15 @@ fn switch(pool: &IpPool) -> &'static str {
     }
 }
 
+/// Names of all gateways from the oldest to the youngest.
+pub(crate) fn by_age(snapshot: &ClusterSnapshot) -> Vec<&str> {
+    let mut names: Vec<&str> = snapshot.gateways.keys().map(String::as_str).collect();
+    names.sort_by_key(|name| (snapshot.gateways.get(*name).map(|record| record.created_at_s), *name));
+    names
+}
+
 /// The gateway that a policy names, else that of its namespace, else the cluster's: the oldest that says it is.
-fn choose<'a>(
+pub(crate) fn choose<'a>(
     snapshot: &'a ClusterSnapshot,
     by_age: &[&'a str],
     key: &PolicyKey,
@@ -229,13 +247,18 @@ fn choose<'a>(
         let known = snapshot.gateways.get_key_value(name).map(|(name, _)| name.as_str());
         return known.ok_or_else(|| Reason::UnknownGateway { gateway: name.to_owned() });
     }
-    let default = by_age.iter().copied().find(|name| {
+    let default = cluster_default(snapshot, by_age);
+    default.ok_or(Reason::NoDefaultGateway)
+}
+
+/// The oldest gateway that says that it is the cluster's.
+fn cluster_default<'a>(snapshot: &ClusterSnapshot, by_age: &[&'a str]) -> Option<&'a str> {
+    by_age.iter().copied().find(|name| {
         let record = snapshot.gateways.get(*name);
         record.is_some_and(|record| {
             !record.deleting && record.spec.as_ref().is_ok_and(|gateway| gateway.cluster_default)
         })
-    });
-    default.ok_or(Reason::NoDefaultGateway)
+    })
 }
 
 /// Label of a Namespace that names the gateway of its policies.
@@ -270,11 +293,12 @@ pub fn default_eip(
     })
 }
 
-fn named_default(gateway: &Gateway, address: IpAddr, field: &str) -> Result<IpAddr, Reason> {
+/// The default EIP that a gateway names, if it is one of its own.
+pub(crate) fn named_default(gateway: &Gateway, address: IpAddr, field: &str) -> Result<IpAddr, Reason> {
     if gateway.contains(address) {
         return Ok(address);
     }
     let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
-    let problem = format!("{address} is not in spec.ippools.{family}; add it there or empty this field");
-    Err(Reason::InvalidField { field: field.to_owned(), problem })
+    let problem = format!("is not in spec.ippools.{family}; add it there or empty this field");
+    Err(Reason::invalid_value(field, &address.to_string(), problem))
 }

@@ -20,6 +20,7 @@
 //!
 //! Start reading at [`snapshot`], then [`plan()`], then [`incremental`].
 
+pub mod admission;
 pub mod cluster_networks;
 pub mod eips;
 pub mod endpoint_slices;

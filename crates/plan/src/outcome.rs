@@ -270,6 +270,9 @@ fn gateway_reason(
     if let Some(reason) = allocation.overlapping.get(name) {
         return reason.clone();
     }
+    if let Some(default) = examined.other_default {
+        return Reason::AnotherDefault { gateway: default.to_owned() };
+    }
     let gateway = name.to_owned();
     if examined.nodes.is_empty() {
         Reason::NoGatewayNode { gateway }

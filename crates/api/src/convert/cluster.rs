@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::IpPool;
 use model::cluster::{ClusterInfo, ControlPlaneRanges, Node, Pod, PodCidrMode, PodKey};
 use model::pool::Family;
+use model::{IpPool, Reason};
 
-use super::network;
+use super::{Problems, network, networks_or_addresses};
 use crate::plugins::{CalicoPool, CiliumNode, CiliumPool, SpiderCoordinator, SpiderPool};
 use crate::slim::{ControlPlanePod, SlimNode, SlimPod, SlimService, SlimServiceCidr};
 use crate::v1beta1::{EgressClusterInfo, IpLists};
@@ -71,6 +71,18 @@ pub fn cluster_info(object: &EgressClusterInfo) -> ClusterInfo {
         detect_nodes: detect.node_ip,
         extra: spec.extra_cidr.clone(),
     }
+}
+
+/// All that is wrong with what the object asks for.
+pub fn cluster_info_problems(object: &EgressClusterInfo) -> Vec<Reason> {
+    let mut problems = Problems::default();
+    networks_or_addresses("spec.extraCidr", &object.spec.extra_cidr, &mut problems);
+    let mode = object.spec.auto_detect.as_ref().map_or("", |detect| detect.pod_cidr_mode.as_str());
+    if !matches!(mode, "" | "k8s" | "calico" | "auto") {
+        let problem = "is unknown; write `auto`, `k8s`, `calico`, or nothing for none";
+        problems.add(Reason::invalid_value("spec.autoDetect.podCidrMode", mode, problem));
+    }
+    problems.0
 }
 
 /// All networks of the cluster that the object's status and spec name, as an agent needs them. Entries that can't be read

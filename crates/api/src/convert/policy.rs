@@ -1,51 +1,68 @@
 //! EgressPolicy and EgressClusterPolicy.
 
-use std::collections::BTreeSet;
-
-use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as WireSelector;
 use model::policy::{EgressChoice, Namespaces, PodSelection, Policy};
 use model::{EipPair, Reason};
 
-use super::{cidrs, invalid, networks_or_addresses, optional_v4, optional_v6, selector};
+use super::{Problems, cidrs, first, networks_or_addresses, optional_v4, optional_v6, selector};
 use crate::v1beta1::{EgressClusterPolicy, EgressIp, EgressPolicy};
 
 /// What the policy asks for, or why it can't be had.
 pub fn policy(object: &EgressPolicy) -> Result<Policy, Reason> {
-    let spec = &object.spec;
-    let applied_to = spec.applied_to.clone().unwrap_or_default();
-    let namespace = object.metadata.namespace.clone().unwrap_or_default();
-    Ok(Policy {
-        gateway: Some(spec.egress_gateway_name.clone()).filter(|name| !name.is_empty()),
-        egress: egress(&spec.egress_ip)?,
-        pods: pods(Namespaces::One(namespace), applied_to.pod_selector.as_ref(), &applied_to.pod_subnet)?,
-        destinations: destinations(&spec.dest_subnet)?,
-        priority: priority(spec.priority)?,
-    })
+    first(read_policy(object))
 }
 
 /// What the policy asks for, or why it can't be had.
 pub fn cluster_policy(object: &EgressClusterPolicy) -> Result<Policy, Reason> {
-    let spec = &object.spec;
-    let applied_to = spec.applied_to.clone().unwrap_or_default();
-    let namespaces = match &applied_to.namespace_selector {
-        None => Namespaces::All,
-        wire => Namespaces::Matching(selector("spec.appliedTo.namespaceSelector", wire.as_ref())?),
-    };
-    Ok(Policy {
-        gateway: Some(spec.egress_gateway_name.clone()).filter(|name| !name.is_empty()),
-        egress: egress(&spec.egress_ip)?,
-        pods: pods(namespaces, applied_to.pod_selector.as_ref(), &applied_to.pod_subnet)?,
-        destinations: destinations(&spec.dest_subnet)?,
-        priority: priority(spec.priority)?,
-    })
+    first(read_cluster_policy(object))
 }
 
-fn egress(wire: &EgressIp) -> Result<EgressChoice, Reason> {
-    let v4 = optional_v4("spec.egressIP.ipv4", &wire.ipv4)?;
-    let v6 = optional_v6("spec.egressIP.ipv6", &wire.ipv6)?;
-    match (EipPair::new(v4, v6), wire.use_node_ip, wire.allocator_policy.as_str()) {
-        (Some(_), true, _) => Err(invalid(
+/// What the policy asks for, or all that is wrong with it.
+pub fn read_policy(object: &EgressPolicy) -> Result<Policy, Vec<Reason>> {
+    let spec = &object.spec;
+    let mut problems = Problems::default();
+    let applied_to = spec.applied_to.clone().unwrap_or_default();
+    let namespace = object.metadata.namespace.clone().unwrap_or_default();
+    let egress = egress(&spec.egress_ip, &mut problems);
+    let pods = pods(
+        Namespaces::One(namespace),
+        applied_to.pod_selector.as_ref(),
+        &applied_to.pod_subnet,
+        &mut problems,
+    );
+    let destinations = cidrs("spec.destSubnet", &spec.dest_subnet, &mut problems);
+    let priority = problems.sort(priority(spec.priority)).flatten();
+    let gateway = Some(spec.egress_gateway_name.clone()).filter(|name| !name.is_empty());
+    let read = egress.zip(pods);
+    problems.unless(read.map(|(egress, pods)| Policy { gateway, egress, pods, destinations, priority }))
+}
+
+/// What the policy asks for, or all that is wrong with it.
+pub fn read_cluster_policy(object: &EgressClusterPolicy) -> Result<Policy, Vec<Reason>> {
+    let spec = &object.spec;
+    let mut problems = Problems::default();
+    let applied_to = spec.applied_to.clone().unwrap_or_default();
+    let namespaces = match &applied_to.namespace_selector {
+        None => Some(Namespaces::All),
+        wire => problems
+            .sort(selector("spec.appliedTo.namespaceSelector", wire.as_ref()))
+            .map(Namespaces::Matching),
+    };
+    let egress = egress(&spec.egress_ip, &mut problems);
+    let namespaces = namespaces.unwrap_or(Namespaces::All);
+    let pods = pods(namespaces, applied_to.pod_selector.as_ref(), &applied_to.pod_subnet, &mut problems);
+    let destinations = cidrs("spec.destSubnet", &spec.dest_subnet, &mut problems);
+    let priority = problems.sort(priority(spec.priority)).flatten();
+    let gateway = Some(spec.egress_gateway_name.clone()).filter(|name| !name.is_empty());
+    let read = egress.zip(pods);
+    problems.unless(read.map(|(egress, pods)| Policy { gateway, egress, pods, destinations, priority }))
+}
+
+fn egress(wire: &EgressIp, problems: &mut Problems) -> Option<EgressChoice> {
+    let v4 = problems.sort(optional_v4("spec.egressIP.ipv4", &wire.ipv4))?;
+    let v6 = problems.sort(optional_v6("spec.egressIP.ipv6", &wire.ipv6))?;
+    let choice = match (EipPair::new(v4, v6), wire.use_node_ip, wire.allocator_policy.as_str()) {
+        (Some(_), true, _) => Err(Reason::invalid_field(
             "spec.egressIP",
             "useNodeIP excludes ipv4 and ipv6; remove the addresses or set useNodeIP to false",
         )),
@@ -53,34 +70,34 @@ fn egress(wire: &EgressIp) -> Result<EgressChoice, Reason> {
         (Some(eip), false, _) => Ok(EgressChoice::Exactly(eip)),
         (None, false, "" | "default") => Ok(EgressChoice::Default),
         (None, false, "rr") => Ok(EgressChoice::Unshared),
-        (None, false, other) => Err(invalid(
+        (None, false, other) => Err(Reason::invalid_value(
             "spec.egressIP.allocatorPolicy",
-            format!("`{other}` is unknown; write `default` or `rr`"),
+            other,
+            "is unknown; write `default` or `rr`",
         )),
-    }
+    };
+    problems.sort(choice)
 }
 
 fn pods(
     namespaces: Namespaces,
     wire: Option<&WireSelector>,
     subnets: &[String],
-) -> Result<PodSelection, Reason> {
-    let selector = selector("spec.appliedTo.podSelector", wire)?;
+    problems: &mut Problems,
+) -> Option<PodSelection> {
+    let selector = problems.sort(selector("spec.appliedTo.podSelector", wire))?;
     match (selector.is_empty(), subnets.is_empty()) {
-        (true, true) => Err(Reason::SelectsNothing),
-        (false, false) => Err(Reason::SelectorAndSubnet),
-        (false, true) => Ok(PodSelection::Labels(namespaces, selector)),
+        (true, true) => problems.sort(Err(Reason::SelectsNothing)),
+        (false, false) => problems.sort(Err(Reason::SelectorAndSubnet)),
+        (false, true) => Some(PodSelection::Labels(namespaces, selector)),
         (true, false) => {
-            Ok(PodSelection::Subnets(namespaces, networks_or_addresses("spec.appliedTo.podSubnet", subnets)?))
+            let subnets = networks_or_addresses("spec.appliedTo.podSubnet", subnets, problems);
+            Some(PodSelection::Subnets(namespaces, subnets))
         }
     }
 }
 
-fn destinations(wire: &[String]) -> Result<BTreeSet<IpNet>, Reason> {
-    cidrs("spec.destSubnet", wire)
-}
-
 fn priority(wire: Option<i64>) -> Result<Option<u64>, Reason> {
     let priority = wire.map(u64::try_from).transpose();
-    priority.map_err(|_| invalid("spec.priority", "is negative; write 0 or more"))
+    priority.map_err(|_| Reason::invalid_field("spec.priority", "is negative; write 0 or more"))
 }

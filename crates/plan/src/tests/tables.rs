@@ -171,8 +171,7 @@ fn each_refusal_says_why() {
         Exactly(eip("10.6.1.3")),
     );
     world.policy("n/beside", "overlap", Default);
-    let reason =
-        Reason::InvalidField { field: "spec.ippools.ipv4[0]".to_owned(), problem: "wrong".to_owned() };
+    let reason = Reason::invalid_field("spec.ippools.ipv4[0]", "wrong");
     world.refused_gateway("refused", reason).policy("n/refused", "refused", Default);
     let plan = world.settle();
     let verdicts = plan.policies.iter().map(|(key, policy)| format!("{key}: {}", policy.reason));
