@@ -7,6 +7,7 @@ mod checks;
 mod crds;
 mod layering;
 mod mutate;
+mod rbac;
 mod real_cluster;
 mod steps;
 mod test;
@@ -34,6 +35,12 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Write the roles of controller and agent from what their code asks for
+    Rbac {
+        /// Only compare, and fail when they differ
+        #[arg(long)]
+        check: bool,
+    },
     /// Check that the arrows between crates point down and that pure crates are pure
     CheckLayering,
     /// Break the code on purpose, in a copy, and check that a test notices each time
@@ -49,6 +56,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Test(options) => return test::run(&root, &options),
         Command::Crds { check } => crds::run(&root, check),
+        Command::Rbac { check } => rbac::run(&root, check),
         Command::CheckLayering => layering::check(&root),
         Command::Mutate(options) => mutate::mutate(&root, &options),
         Command::RealCluster(options) => real_cluster::run(&root, &options),

@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::steps::{self, Outcome, Report, TestCount};
 use crate::test_output::{Skip, TestOutput};
-use crate::{checks, crds, layering, real_cluster};
+use crate::{checks, crds, layering, rbac, real_cluster};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -32,6 +32,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
         report.step("format", |_| passed(steps::run(root, "cargo", &["fmt", "--all", "--check"], &[])));
         report.step("layering", |_| passed(layering::check(root)));
         report.step("CRDs up to date", |_| passed(crds::run(root, true)));
+        report.step("roles up to date", |_| passed(rbac::run(root, true)));
         report.step("links in documents", |_| checks::links(root));
         report.step("licences and sources", |_| licences(root));
         report.step("clippy", |_| {

@@ -16,6 +16,7 @@ pub mod names;
 pub mod slim;
 pub mod v1beta1;
 
+pub mod permissions;
 pub mod plugins;
 pub mod resource;
 pub mod schema;

@@ -1,6 +1,7 @@
 //! Who a client is, and what it may do.
 
 pub mod access;
+pub mod audit;
 pub mod certificate;
 pub(crate) mod escalation;
 pub(crate) mod impersonation;

@@ -103,9 +103,18 @@ async fn answer(
     let user = impersonated(&state, user, request.headers())?;
     let route = Route::parse(request.uri().path());
     let query = Query::parse(request.uri().query().unwrap_or_default());
-    state.authorize(&user, &action(&route, request.method(), request.uri().path(), &query))?;
+    let action = action(&route, request.method(), request.uri().path(), &query);
+    if let Err(error) = state.authorize(&user, &action) {
+        state.audit.note(&user, &action, true);
+        return Err(error.into());
+    }
     match route {
-        Route::Resource(path) => resource(state, connection, user, path, query, request).await,
+        Route::Resource(path) => {
+            let (server, asks) = (Arc::clone(&state), user.clone());
+            let answered = resource(state, connection, user, path, query, request).await;
+            server.audit.note(&asks, &action, is_forbidden(&answered));
+            answered
+        }
         Route::Unknown => Err(Refusal::PageNotFound),
         other if request.method() == Method::GET || request.method() == Method::HEAD => {
             documents::answer(&state, &other, request.headers(), &query)
@@ -114,6 +123,14 @@ async fn answer(
             let message = "the server does not allow this method on the requested resource";
             Err(StatusError::new(405, "MethodNotAllowed", message).into())
         }
+    }
+}
+
+fn is_forbidden(answered: &Result<Answer, Refusal>) -> bool {
+    match answered {
+        Ok(answer) => answer.status() == StatusCode::FORBIDDEN,
+        Err(Refusal::Status(error)) => error.code == StatusCode::FORBIDDEN.as_u16(),
+        Err(Refusal::PageNotFound) => false,
     }
 }
 

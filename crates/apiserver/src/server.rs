@@ -5,6 +5,7 @@ mod kubeconfig;
 pub(crate) mod state;
 mod ticker;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio_util::sync::DropGuard;
 
 use crate::admission::call::{DirectDialer, WebhookDialer};
 use crate::auth::User;
+use crate::auth::audit::Asked;
 use crate::auth::certificate::{Authority, CertificateAndKey, CertificateError, SubjectName};
 use crate::auth::service_account::{BoundObject, TokenError};
 use crate::status_error::StatusError;
@@ -182,6 +184,11 @@ impl ApiServerHandle {
     ) -> Result<String, StatusError> {
         let bound = pod.map(|name| BoundObject { kind: "Pod".to_owned(), name: name.to_owned(), uid: None });
         self.state().issue_token(namespace, account, bound.as_ref(), &[], life_seconds)
+    }
+
+    /// What service accounts have asked for so far, and whether they were let.
+    pub fn asked(&self) -> BTreeSet<Asked> {
+        self.state().audit.asked()
     }
 
     /// Reads the store. Keep it short: writers wait.

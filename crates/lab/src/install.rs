@@ -26,6 +26,8 @@ const CRDS: [&str; 8] = [
     include_str!("../../../charts/egressgateway/crds/egressgateway.spidernet.io_egressportleases.yaml"),
     include_str!("../../../charts/egressgateway/crds/egressgateway.spidernet.io_egresstunnels.yaml"),
 ];
+/// Who may do what, generated from what the programs declare.
+const ROLES: &str = include_str!("../manifests/rbac.yaml");
 const MANIFEST: &str = include_str!("../manifests/egressgateway.yaml");
 
 /// How the manifest turns IPv6 off, and what turns it on.
@@ -37,6 +39,7 @@ pub(crate) async fn install(client: &Client, ipv6: bool) -> anyhow::Result<()> {
         create_all(client, manifest).await?;
     }
     wait_until_served(client).await?;
+    create_all(client, ROLES).await?;
     let [off, on] = IPV6;
     let manifest = if ipv6 { MANIFEST.replace(off, on) } else { MANIFEST.to_string() };
     create_all(client, &manifest).await
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn all_manifests_can_be_read() {
-        for manifest in CRDS.iter().chain([&MANIFEST]) {
+        for manifest in CRDS.iter().chain([&ROLES, &MANIFEST]) {
             let documents: Vec<Value> = serde_saphyr::from_multiple(manifest).expect("YAML");
             assert!(documents.iter().all(|document| document.get("kind").is_some()));
         }

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::{ADMIN, StartError};
 use crate::admission::call::WebhookDialer;
 use crate::auth::access::{self, Action};
+use crate::auth::audit::Audit;
 use crate::auth::certificate::Authority;
 use crate::auth::service_account::{BoundObject, ServiceAccountToken, TokenIssuer};
 use crate::auth::{Authenticator, LiveObjects, MASTERS, User};
@@ -43,6 +44,7 @@ pub(crate) struct State {
     pub(crate) authority: Authority,
     pub(crate) admin_token: String,
     pub(crate) authenticator: Authenticator,
+    pub(crate) audit: Audit,
     pub(crate) streams: Arc<dyn PodStreams>,
     pub(crate) dialer: Arc<dyn WebhookDialer>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
@@ -77,6 +79,7 @@ impl State {
             authority,
             admin_token,
             authenticator,
+            audit: Audit::default(),
             streams: settings.streams,
             dialer: settings.dialer,
             tls: Arc::new(tls),

@@ -279,7 +279,7 @@ async fn a_restart_changes_no_object() {
         versions(&cluster.api::<EgressClusterInfo>()).await,
         versions(&cluster.namespaced::<EgressPolicy>("default")).await,
     );
-    let controller = cluster.controller("two");
+    let controller = cluster.controller("two").await;
     // It has planned once it has refused this one, which selects none of the other's pods.
     let pods = json!({"podSelector": {"matchLabels": {"app": "other"}}});
     let late = policy("late", json!({"egressGatewayName": "nowhere", "appliedTo": pods}));
@@ -300,7 +300,7 @@ async fn a_restart_changes_no_object() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_replicas_one_writes_and_the_other_takes_over() {
     let cluster = Cluster::start().await;
-    let first = cluster.controller("one");
+    let first = cluster.controller("one").await;
     let leases: Api<Lease> = cluster.namespaced("kube-system");
     let holder = || async { leases.get("egressgateway").await.ok()?.spec?.holder_identity };
     let leads = |name: &'static str| {
@@ -310,7 +310,7 @@ async fn of_two_replicas_one_writes_and_the_other_takes_over() {
         }
     };
     leads("one").await;
-    let second = cluster.controller("two");
+    let second = cluster.controller("two").await;
     cluster.agents().await;
     assert!(second.is_running());
     first.stop().await;
@@ -400,27 +400,15 @@ async fn p00015_pods_leave_with_a_nodes_own_address() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i00006_calicos_pools_are_the_clusters_networks() {
     let cluster = Cluster::start().await;
-    let crd = json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "ippools.crd.projectcalico.org"},
-        "spec": {
-            "group": "crd.projectcalico.org", "scope": "Cluster",
-            "names": {"kind": "IPPool", "listKind": "IPPoolList", "plural": "ippools", "singular": "ippool"},
-            "versions": [{
-                "name": "v1", "served": true, "storage": true,
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-            }],
-        },
-    });
-    cluster.create(crd).await.expect("created");
+    cluster.define("crd.projectcalico.org", "v1", "IPPool", "ippools").await;
     let pool = |cidr: &str| {
         json!({
             "apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool", "metadata": {"name": "default-pool"},
             "spec": {"cidr": cidr},
         })
     };
-    cluster.eventually("Calico's kind", || async { cluster.create(pool("10.233.0.0/16")).await.ok() }).await;
-    let controller = cluster.controller("one");
+    cluster.create(pool("10.233.0.0/16")).await.expect("created");
+    let controller = cluster.controller("one").await;
     cluster.agents().await;
     let infos: Api<EgressClusterInfo> = cluster.api();
     let told = |mode: &'static str, cidr: &'static str| {

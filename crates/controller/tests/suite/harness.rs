@@ -5,13 +5,14 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use api::names;
+use api::permissions::CONTROLLER;
 use api::v1beta1::{EgressTunnel, crds};
 use apiserver::server::{ApiServer, ApiServerHandle, ServerConfig};
 use controller::{Options, run_with};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, Resource, ResourceExt};
 use plan::Settings;
 use runtime::supervisor::Supervisor;
@@ -20,12 +21,17 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+/// What the programs are permitted, as it is installed.
+const ROLES: &str = include_str!("../../../lab/manifests/rbac.yaml");
+/// Where controller and agents are.
+pub(crate) const SYSTEM: &str = "kube-system";
 /// Nothing here may take longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Cluster {
     pub(crate) client: Client,
     pub(crate) server: ApiServerHandle,
+    config: Config,
 }
 
 /// A controller that is stopped, and waited for, at the end.
@@ -58,7 +64,7 @@ impl Cluster {
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .expect("a config");
-        let cluster = Self { client: Client::try_from(config).expect("a client"), server };
+        let cluster = Self { client: Client::try_from(config.clone()).expect("a client"), server, config };
         let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
         for crd in crds() {
             definitions.create(&PostParams::default(), &crd).await.expect("our CRDs are accepted");
@@ -73,6 +79,9 @@ impl Cluster {
                 })
                 .await;
         }
+        for object in serde_saphyr::from_multiple::<Value>(ROLES).expect("YAML") {
+            cluster.create(object).await.expect("roles are accepted");
+        }
         for (number, (name, gateway)) in [("a", true), ("b", true), ("c", false)].into_iter().enumerate() {
             cluster.node(name, gateway, number + 1).await;
         }
@@ -84,6 +93,32 @@ impl Cluster {
             .await
             .expect("created");
         cluster
+    }
+
+    /// A kind of another program, of which only the names matter; served when this returns.
+    pub(crate) async fn define(&self, group: &str, version: &str, kind: &str, plural: &str) {
+        let crd = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.{group}")},
+            "spec": {
+                "group": group, "scope": "Cluster",
+                "names": {
+                    "kind": kind, "listKind": format!("{kind}List"), "plural": plural,
+                    "singular": kind.to_lowercase(),
+                },
+                "versions": [{
+                    "name": version, "served": true, "storage": true,
+                    "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+                }],
+            },
+        });
+        self.create(crd).await.expect("created");
+        let path = format!("/apis/{group}/{version}/{plural}");
+        self.eventually(kind, || async {
+            let list = http::Request::get(&path).body(Vec::new()).expect("a request");
+            self.client.request::<Value>(list).await.ok()
+        })
+        .await;
     }
 
     async fn node(&self, name: &str, gateway: bool, number: usize) {
@@ -102,7 +137,7 @@ impl Cluster {
     /// A cluster with a controller and an agent per node.
     pub(crate) async fn at_work() -> (Self, Controller) {
         let cluster = Self::start().await;
-        let controller = cluster.controller("one");
+        let controller = cluster.controller("one").await;
         cluster.agents().await;
         (cluster, controller)
     }
@@ -192,17 +227,31 @@ impl Cluster {
         self.create(policy(name, json!({"egressGatewayName": gateway}))).await.expect("created");
     }
 
-    pub(crate) fn controller(&self, identity: &str) -> Controller {
+    /// A client that is a service account, perhaps in a pod.
+    pub(crate) async fn client_of(&self, account: &str, pod: Option<&str>) -> Client {
+        let bound = pod.map(|pod| json!({"apiVersion": "v1", "kind": "Pod", "name": pod}));
+        let wanted = json!({"spec": {"audiences": [], "expirationSeconds": 3600, "boundObjectRef": bound}});
+        let path = format!("/api/v1/namespaces/{SYSTEM}/serviceaccounts/{account}/token");
+        let answer: Value = self.client.request(http_post(&path, &wanted)).await.expect("a token");
+        let mut config = self.config.clone();
+        config.auth_info =
+            AuthInfo { token: Some(text(&answer, "/status/token").into()), ..AuthInfo::default() };
+        Client::try_from(config).expect("a client")
+    }
+
+    /// A controller that may do no more than where it is installed.
+    pub(crate) async fn controller(&self, identity: &str) -> Controller {
+        let client = self.client_of(CONTROLLER.account, None).await;
         let supervisor = Supervisor::new(Duration::from_secs(10));
         let shutdown = supervisor.shutdown();
         let options = Options {
             settings: Settings::default(),
-            leader_election: Some((Some("kube-system".to_owned()), "egressgateway".to_owned())),
+            leader_election: Some((Some(SYSTEM.to_owned()), "egressgateway".to_owned())),
             identity: identity.to_owned(),
             health_bind: None,
             metrics_bind: None,
         };
-        let task = tokio::spawn(run_with(self.client.clone(), options, supervisor));
+        let task = tokio::spawn(run_with(client, options, supervisor));
         Controller { shutdown, task }
     }
 

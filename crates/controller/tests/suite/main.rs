@@ -3,4 +3,5 @@
 mod behaviour;
 mod harness;
 mod moves;
+mod security;
 mod tools;

@@ -1,0 +1,160 @@
+//! What the programs may do: all that they need, and nothing else.
+
+use std::collections::BTreeSet;
+
+use api::names;
+use api::permissions::{CONTROLLER, Place, Program};
+use api::v1beta1::{
+    EgressClusterEndpointSlice, EgressClusterPolicy, EgressEndpointSlice, EgressGateway, EgressPolicy,
+    EgressPortLease, EgressTunnel,
+};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+
+use crate::harness::{Cluster, SYSTEM, policy};
+
+/// Verb, group and resource; and whether it is asked for in every namespace.
+type Ask = (String, String, String, bool);
+
+/// Everything that a program is permitted.
+fn permitted(program: &Program) -> BTreeSet<Ask> {
+    let mut all = BTreeSet::new();
+    for permission in program.permissions {
+        for resource in permission.resources {
+            let of_cluster = permission.place == Place::Cluster;
+            all.extend(permission.verbs.iter().map(|verb| {
+                ((*verb).to_owned(), permission.group.to_owned(), (*resource).to_owned(), of_cluster)
+            }));
+        }
+    }
+    all
+}
+
+/// Everything that a program has asked for; nothing of it was forbidden.
+fn asked(cluster: &Cluster, program: &Program) -> BTreeSet<Ask> {
+    let account = format!("{SYSTEM}:{}", program.account);
+    let asked = cluster.server.asked().into_iter().filter(|asked| asked.account == account);
+    let check = |asked: apiserver::auth::audit::Asked| {
+        assert!(!asked.forbidden, "{asked:?}");
+        let of_cluster = asked.namespace != SYSTEM;
+        (asked.verb, asked.group, asked.resource, of_cluster)
+    };
+    asked.map(check).collect()
+}
+
+/// What is permitted though nothing asks for it here.
+fn asked_elsewhere() -> BTreeSet<Ask> {
+    // Only the admission plug-in OwnerReferencesPermissionEnforcement asks, which is off by default.
+    let finalizers = ["egressclusterpolicies/finalizers", "egresspolicies/finalizers"];
+    let mut all: BTreeSet<Ask> =
+        finalizers.map(|it| ("update".to_owned(), names::GROUP.to_owned(), it.to_owned(), true)).into();
+    // This server does not have the kind: it is listed in vain, and never watched.
+    all.insert(("watch".to_owned(), "networking.k8s.io".to_owned(), "servicecidrs".to_owned(), true));
+    // A lease outlives its node for as long as a late write of it may arrive: longer than this test lasts.
+    all.insert(("delete".to_owned(), names::GROUP.to_owned(), "egressportleases".to_owned(), true));
+    all
+}
+
+/// A life in which everything happens that a controller has to do with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_asks_for_exactly_what_it_is_permitted() {
+    let cluster = Cluster::start().await;
+    for (group, version, kind, plural) in [
+        ("crd.projectcalico.org", "v1", "IPPool", "ippools"),
+        ("cilium.io", "v2", "CiliumNode", "ciliumnodes"),
+        ("cilium.io", "v2alpha1", "CiliumPodIPPool", "ciliumpodippools"),
+        ("spiderpool.spidernet.io", "v2beta1", "SpiderIPPool", "spiderippools"),
+        ("spiderpool.spidernet.io", "v2beta1", "SpiderCoordinator", "spidercoordinators"),
+    ] {
+        cluster.define(group, version, kind, plural).await;
+    }
+    let controller = cluster.controller("one").await;
+    cluster.agents().await;
+    let (tunnels, leases) = (cluster.api::<EgressTunnel>(), cluster.api::<EgressPortLease>());
+    let (policies, gateways) =
+        (cluster.namespaced::<EgressPolicy>("default"), cluster.api::<EgressGateway>());
+    let slices: Api<EgressEndpointSlice> = cluster.namespaced("default");
+    let cluster_slices: Api<EgressClusterEndpointSlice> = cluster.api();
+    let pods: Api<Pod> = cluster.namespaced("default");
+
+    // Gateways and policies that leave open what can be filled in.
+    cluster.pod("default", "web-1", "c", "10.244.3.7").await;
+    cluster.gateway("default", "10.6.168.201-10.6.168.205").await;
+    let patch = Patch::Merge(json!({"spec": {"clusterDefault": true}}));
+    gateways.patch("default", &PatchParams::default(), &patch).await.expect("patched");
+    cluster.create(policy("test", json!({}))).await.expect("created");
+    let of_cluster = json!({
+        "apiVersion": names::API_VERSION, "kind": "EgressClusterPolicy", "metadata": {"name": "wide"},
+        "spec": {"appliedTo": {"podSelector": {"matchLabels": {"app": "test-app"}}}},
+    });
+    cluster.create(of_cluster).await.expect("created");
+    for slice in ["test-0", "wide-0"] {
+        cluster
+            .eventually("slices", || async {
+                let is_there = slices.get_opt(slice).await.ok()?.is_some()
+                    || cluster_slices.get_opt(slice).await.ok()?.is_some();
+                is_there.then_some(())
+            })
+            .await;
+    }
+
+    // Pods come and go: slices change, and go with the last one.
+    cluster.pod("default", "web-2", "a", "10.244.1.7").await;
+    cluster
+        .eventually("two pods in the slices", || async {
+            let both = (slices.get("test-0").await.ok()?, cluster_slices.get("wide-0").await.ok()?);
+            (both.0.endpoints.len() == 2 && both.1.endpoints.len() == 2).then_some(())
+        })
+        .await;
+    for pod in ["web-1", "web-2"] {
+        pods.delete(pod, &DeleteParams::default().grace_period(0)).await.expect("deleted");
+    }
+    cluster
+        .eventually("no slices", || async {
+            let gone = slices.get_opt("test-0").await.ok()?.is_none()
+                && cluster_slices.get_opt("wide-0").await.ok()?.is_none();
+            gone.then_some(())
+        })
+        .await;
+
+    // Nodes fail, and go for good.
+    cluster.eventually("a lease", || async { leases.get_opt("c").await.ok()? }).await;
+    let finalizer = json!({"metadata": {"finalizers": [names::FINALIZER_TUNNEL]}});
+    tunnels.patch("b", &PatchParams::default(), &Patch::Merge(finalizer)).await.expect("patched");
+    tunnels.delete("b", &DeleteParams::default()).await.expect("deleted");
+    cluster
+        .eventually("another tunnel", || async {
+            let tunnel = tunnels.get_opt("b").await.ok()??;
+            tunnel.metadata.deletion_timestamp.is_none().then_some(())
+        })
+        .await;
+    cluster.api::<Node>().delete("c", &DeleteParams::default()).await.expect("deleted");
+    cluster
+        .eventually("no tunnel of a node that is gone", || async {
+            tunnels.get_opt("c").await.ok()?.is_none().then_some(())
+        })
+        .await;
+
+    // Policies go, and their ports with them.
+    policies.delete("test", &DeleteParams::default()).await.expect("deleted");
+    let wide: Api<EgressClusterPolicy> = cluster.api();
+    wide.delete("wide", &DeleteParams::default()).await.expect("deleted");
+    gateways.delete("default", &DeleteParams::default()).await.expect("deleted");
+    cluster
+        .eventually("no gateway", || async {
+            gateways.get_opt("default").await.ok()?.is_none().then_some(())
+        })
+        .await;
+    controller.stop().await;
+
+    let mut expected = permitted(&CONTROLLER);
+    assert!(expected.is_superset(&asked_elsewhere()));
+    expected.retain(|ask| !asked_elsewhere().contains(ask));
+    let asked = asked(&cluster, &CONTROLLER);
+    let never: Vec<_> = expected.difference(&asked).collect();
+    assert!(never.is_empty(), "permitted, and never asked for: {never:#?}");
+    let more: Vec<_> = asked.difference(&expected).collect();
+    assert!(more.is_empty(), "asked for beyond what is declared: {more:#?}");
+}
