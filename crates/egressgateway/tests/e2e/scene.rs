@@ -79,7 +79,8 @@ impl<'w> Scene<'w> {
             let pod = self.world.answered(pods.get(name))?;
             let status = pod.status.unwrap_or_default();
             let running = status.phase.as_deref() == Some("Running");
-            let address = status.pod_ip.filter(|_| running).context("it does not run yet")?;
+            let address = status.pod_ip.clone().filter(|_| running);
+            let address = address.with_context(|| format!("it does not run yet: {}", json!(status)))?;
             let netns = self.world.netns(&format!("{}/{name}", self.name))?;
             Ok(TestPod { node: node.to_owned(), address: address.parse()?, netns })
         })
