@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("controller", &["plan", "api", "runtime", "model"]),
     ("agent", &["datapath", "liveness", "kernel", "api", "runtime", "model"]),
     ("lab", &["apiserver", "kernel", "datapath", "api", "model"]),
+    ("sim", &["apiserver", "controller", "agent", "plan", "datapath", "liveness", "api", "runtime", "model"]),
     ("bench", &["apiserver", "kernel", "datapath", "plan", "api", "model", "lab"]),
     ("egressgateway", &["controller", "agent", "lab", "runtime", "api", "kernel", "datapath", "model"]),
     ("xtask", &["api"]),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use liveness::Uplink as UplinkState;
 use model::EipPair;
-use model::tunnel::{Claim, Tunnel};
+use model::tunnel::Claim;
 use runtime::readiness::{Guard, Heartbeat};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,10 +20,9 @@ use crate::debug::Asked;
 use crate::linux::Linux;
 use crate::metrics::Metrics;
 use crate::objects::Event;
-use crate::port_use::PortUse;
 use crate::probe::{Probe, Report};
 use crate::snapshot::{Snapshot, SnapshotWriter};
-use crate::status::{LeaseStatus, TunnelStatus, TunnelWish, Wish, phase};
+use crate::status::{Standing, Wish};
 
 /// Events that are taken in before a pass is made.
 const BATCH: usize = 4096;
@@ -198,7 +197,7 @@ impl ControlLoop {
                     false
                 }
                 _ = resync.tick() => {
-                    if let Err(error) = self.converger.measure_ports() {
+                    if let Err(error) = self.converger.measure_ports(Instant::now()) {
                         tracing::warn!(%error, "ports in use are not counted");
                     }
                     self.converger.kernel_changed();
@@ -245,11 +244,7 @@ impl ControlLoop {
     }
 
     fn report(&mut self, report: Report) -> bool {
-        let claims = report
-            .claims
-            .iter()
-            .map(|(eip, claim)| Claim { eip: *eip, epoch: i64::try_from(claim.epoch).unwrap_or(i64::MAX) });
-        self.claims = Some(claims.collect());
+        self.claims = Some(report.claims_to_tell());
         if report.in_doubt {
             self.look_at_uplink();
         }
@@ -259,7 +254,7 @@ impl ControlLoop {
     /// Makes a pass. Returns when to try again, if it failed.
     fn pass(&mut self) -> Option<tokio::time::Instant> {
         let start = Instant::now();
-        match self.converger.pass() {
+        match self.converger.pass(start) {
             Ok(outcome) => {
                 self.outbox.metrics.pass_seconds.observe(start.elapsed().as_secs_f64());
                 self.failing = None;
@@ -353,57 +348,24 @@ impl ControlLoop {
 
     /// Says what the node's objects shall say.
     fn wish(&self) {
-        let tunnel = self.converger.objects().tunnels.get(&self.node);
-        let lease = self.own_lease().filter(|_| self.is_complete);
-        let lease = lease.and_then(|lease| {
-            let eips = self.converger.port_use().map_or(&lease.status.eips, PortUse::told).clone();
-            let status = LeaseStatus { observed_generation: lease.lease.generation, eips };
-            // What is loaded is another generation for a moment: then it is not told yet.
-            let is_loaded = lease.lease.generation == self.generation;
-            (is_loaded && lease.status != status).then_some(status)
-        });
-        let wish = Wish { tunnel: tunnel.and_then(|tunnel| self.tunnel_wish(tunnel)), lease };
+        let now = Instant::now();
+        let failing = self.failing.as_ref();
+        let state = Standing {
+            passes: self.passes,
+            is_complete: self.is_complete,
+            generation: self.generation,
+            is_failing: failing.is_some(),
+            trouble: failing
+                .filter(|(since, _)| now.saturating_duration_since(*since) >= FAILING_AFTER)
+                .map(|(_, why)| why.clone()),
+            probe_key: self.outbox.probe_key.clone(),
+            claims: self.claims.clone(),
+        };
+        let wish = self.converger.wish(&state);
         self.outbox.wishes.send_if_modified(|last| {
             let is_new = *last != wish;
             *last = wish;
             is_new
         });
-    }
-
-    /// Nothing before this run knows anything: what an earlier one told still holds.
-    fn tunnel_wish(&self, tunnel: &Tunnel) -> Option<TunnelWish> {
-        let uplink = self.converger.uplink();
-        let ipv4 = uplink.and_then(|uplink| uplink.ipv4);
-        let ipv6 = uplink.and_then(|uplink| uplink.ipv6).filter(|_| ipv4.is_none());
-        let failing = self.failing.as_ref().filter(|(since, _)| since.elapsed() >= FAILING_AFTER);
-        if self.passes == 0 && failing.is_none() {
-            return None;
-        }
-        let programmed = match failing {
-            Some((_, why)) => Some(Err(why.clone())),
-            None if self.failing.is_some() => None,
-            None if self.passes > 0 && uplink.is_none() => {
-                Some(Err("no device with an address leads outside; see tunnelDetectMethod".to_owned()))
-            }
-            None if self.is_complete && !self.converger.closed_filters().is_empty() => {
-                Some(Err(self.converger.closed_filters().join("; ")))
-            }
-            None => self.is_complete.then_some(Ok(())),
-        };
-        let text = |address: Option<std::net::IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
-        // A condition keeps the time of its last change, which an earlier run may have written.
-        let is_programmed = programmed == Some(Ok(()));
-        let is_new = !(is_programmed && tunnel.programmed == Some(true));
-        let status = TunnelStatus {
-            parent: uplink.map(|uplink| uplink.device.clone()).unwrap_or_default(),
-            parent_ipv4: text(ipv4.map(Into::into)),
-            parent_ipv6: text(ipv6.map(Into::into)),
-            phase: phase(tunnel, is_programmed, failing.is_some()),
-            probe_key: self.outbox.probe_key.clone(),
-            claims: self.claims.clone(),
-            programmed: programmed.filter(|_| is_new),
-        };
-        let told = status.is_told_by(tunnel);
-        Some(TunnelWish { status, told })
     }
 }

@@ -190,6 +190,12 @@ impl<K: Kernel> Converger<K> {
         self.derived = None;
     }
 
+    /// Name of this node.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.local.node
+    }
+
     /// What the API server says.
     #[must_use]
     pub fn objects(&self) -> &Objects {
@@ -244,15 +250,15 @@ impl<K: Kernel> Converger<K> {
     }
 
     /// Makes the kernel what it shall be. Only with complete lists.
-    pub fn pass(&mut self) -> Result<Outcome, PassError<K::Error>> {
+    pub fn pass(&mut self, now: Instant) -> Result<Outcome, PassError<K::Error>> {
         let mut outcome = Outcome::default();
         let is_changed = self.surroundings_due;
         self.look_around()?;
         if self.numbering.is_none() {
-            outcome.inheritance = Some(self.recover()?);
+            outcome.inheritance = Some(self.recover(now)?);
         }
         self.update_held()?;
-        let view = self.view_now();
+        let view = self.view_at(now);
         let numbering = self.numbering.get_or_insert_default();
         outcome.exhausted = numbering.update(&view, &self.held_ids);
         self.numbered = view.eips.keys().copied().collect();
@@ -340,7 +346,7 @@ impl<K: Kernel> Converger<K> {
         }
     }
 
-    fn view_now(&mut self) -> NodeView {
+    fn view_at(&mut self, now: Instant) -> NodeView {
         let derived = self.derived.get_or_insert_with(|| Derived::of(&self.objects, &self.local.node));
         let mut view = node_view(&self.objects, derived, &self.local);
         // An object that is deleted and made anew must not take the tunnel down in between.
@@ -349,8 +355,7 @@ impl<K: Kernel> Converger<K> {
             None => view.tunnel = self.tunnel.clone(),
         }
         let ready = ready_eips(&self.objects, &self.local, &view);
-        let (before, now) = (self.last_view.as_ref(), Instant::now());
-        self.activation.apply(&mut view, before, now, |eip| ready.contains(eip));
+        self.activation.apply(&mut view, self.last_view.as_ref(), now, |eip| ready.contains(eip));
         view
     }
 
@@ -372,7 +377,7 @@ impl<K: Kernel> Converger<K> {
     }
 
     /// Measures how many ports are in use.
-    pub fn measure_ports(&mut self) -> Result<(), K::Error> {
+    pub fn measure_ports(&mut self, now: Instant) -> Result<(), K::Error> {
         let Some(view) = &self.last_view else { return Ok(()) };
         let holds = |source: &SourceEip| source.blocks().next().is_some();
         let used = if view.eips.values().any(holds) { self.kernel.used_ports()? } else { BTreeSet::new() };
@@ -380,7 +385,7 @@ impl<K: Kernel> Converger<K> {
         let port_use = self.port_use.get_or_insert_with(|| {
             PortUse::told_before(own.map(|own| own.status.eips.clone()).unwrap_or_default())
         });
-        port_use.update(Instant::now(), &view.eips, &used);
+        port_use.update(now, &view.eips, &used);
         Ok(())
     }
 

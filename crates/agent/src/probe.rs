@@ -84,6 +84,32 @@ pub struct Report {
     pub in_doubt: bool,
 }
 
+impl Report {
+    /// What an engine knows.
+    #[must_use]
+    pub fn of(engine: &Engine) -> Self {
+        let dead = engine.verdicts().filter(|(_, verdict)| *verdict == Verdict::Dead);
+        Self {
+            carriers: engine.carriers(),
+            claims: engine.claims().clone(),
+            claimed: engine.claimed(),
+            confirmed: engine.confirmed(),
+            dead: dead.map(|(node, _)| node.to_owned()).collect(),
+            in_doubt: engine.in_doubt(),
+        }
+    }
+
+    /// The claims as the node's tunnel says them.
+    #[must_use]
+    pub fn claims_to_tell(&self) -> Vec<model::tunnel::Claim> {
+        let claims = self.claims.iter().map(|(eip, claim)| model::tunnel::Claim {
+            eip: *eip,
+            epoch: i64::try_from(claim.epoch).unwrap_or(i64::MAX),
+        });
+        claims.collect()
+    }
+}
+
 /// Numbers of the probe thread, for metrics.
 #[derive(Debug, Default)]
 pub struct ProbeCounters {
@@ -398,15 +424,7 @@ impl Worker {
             return;
         }
         self.told = Some(state);
-        let dead = self.engine.verdicts().filter(|(_, verdict)| *verdict == Verdict::Dead);
-        let report = Report {
-            carriers: self.engine.carriers(),
-            claims: self.engine.claims().clone(),
-            claimed: self.engine.claimed(),
-            confirmed: self.engine.confirmed(),
-            dead: dead.map(|(node, _)| node.to_owned()).collect(),
-            in_doubt: self.engine.in_doubt(),
-        };
+        let report = Report::of(&self.engine);
         if self.last.as_ref() != Some(&report) {
             self.last = Some(report.clone());
             (self.report)(report);

@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::port_use::EipUse;
+use crate::converge::{Converger, Kernel};
+use crate::port_use::{EipUse, PortUse};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -52,7 +53,9 @@ impl LeaseStatus {
         Self { observed_generation: status.observed_generation, eips: eips.collect() }
     }
 
-    fn patch(&self) -> Value {
+    /// The patch that says so.
+    #[must_use]
+    pub fn patch(&self) -> Value {
         let eips = self.eips.iter().map(|(eip, told)| {
             let mut entry = serde_json::Map::new();
             entry.extend(eip.v4().map(|address| ("ipv4".to_owned(), address.to_string().into())));
@@ -108,7 +111,9 @@ impl TunnelStatus {
             && self.programmed.as_ref().is_none_or(|programmed| tunnel.programmed == Some(programmed.is_ok()))
     }
 
-    fn patch(&self, now: Timestamp, ready_since: Timestamp, heartbeat: bool) -> Value {
+    /// The patch that says so, at this time, of a node that has been as it is since then.
+    #[must_use]
+    pub fn patch(&self, now: Timestamp, ready_since: Timestamp, heartbeat: bool) -> Value {
         let mut status = json!({
             "tunnel": {"parent": {
                 "name": self.parent, "ipv4": self.parent_ipv4, "ipv6": self.parent_ipv6,
@@ -141,6 +146,79 @@ impl TunnelStatus {
             }
         }
         json!({"status": status})
+    }
+}
+
+/// How far the agent has come with its node.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Passes that were made
+    pub passes: u64,
+    /// Whether the last one left the node complete
+    pub is_complete: bool,
+    /// Generation of the own lease that it loaded
+    pub generation: i64,
+    /// Whether passes fail
+    pub is_failing: bool,
+    /// Why they have been failing for so long that it is told
+    pub trouble: Option<String>,
+    /// Public key of the probes
+    pub probe_key: String,
+    /// What this node claims, once that is known
+    pub claims: Option<Vec<model::tunnel::Claim>>,
+}
+
+impl<K: Kernel> Converger<K> {
+    /// What the node's objects shall say.
+    #[must_use]
+    pub fn wish(&self, standing: &Standing) -> Wish {
+        let (node, objects) = (self.node(), self.objects());
+        let tunnel = objects.tunnels.get(node);
+        let lease = objects.leases.get(node).filter(|_| standing.is_complete);
+        let lease = lease.and_then(|lease| {
+            let eips = self.port_use().map_or(&lease.status.eips, PortUse::told).clone();
+            let status = LeaseStatus { observed_generation: lease.lease.generation, eips };
+            // What is loaded is another generation for a moment: then it is not told yet.
+            let is_loaded = lease.lease.generation == standing.generation;
+            (is_loaded && lease.status != status).then_some(status)
+        });
+        Wish { tunnel: tunnel.and_then(|tunnel| self.tunnel_wish(standing, tunnel)), lease }
+    }
+
+    /// Nothing before this run knows anything: what an earlier one told still holds.
+    fn tunnel_wish(&self, standing: &Standing, tunnel: &Tunnel) -> Option<TunnelWish> {
+        let uplink = self.uplink();
+        let ipv4 = uplink.and_then(|uplink| uplink.ipv4);
+        let ipv6 = uplink.and_then(|uplink| uplink.ipv6).filter(|_| ipv4.is_none());
+        if standing.passes == 0 && standing.trouble.is_none() {
+            return None;
+        }
+        let programmed = match &standing.trouble {
+            Some(why) => Some(Err(why.clone())),
+            None if standing.is_failing => None,
+            None if standing.passes > 0 && uplink.is_none() => {
+                Some(Err("no device with an address leads outside; see tunnelDetectMethod".to_owned()))
+            }
+            None if standing.is_complete && !self.closed_filters().is_empty() => {
+                Some(Err(self.closed_filters().join("; ")))
+            }
+            None => standing.is_complete.then_some(Ok(())),
+        };
+        let text = |address: Option<std::net::IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
+        // A condition keeps the time of its last change, which an earlier run may have written.
+        let is_programmed = programmed == Some(Ok(()));
+        let is_new = !(is_programmed && tunnel.programmed == Some(true));
+        let status = TunnelStatus {
+            parent: uplink.map(|uplink| uplink.device.clone()).unwrap_or_default(),
+            parent_ipv4: text(ipv4.map(Into::into)),
+            parent_ipv6: text(ipv6.map(Into::into)),
+            phase: phase(tunnel, is_programmed, standing.trouble.is_some()),
+            probe_key: standing.probe_key.clone(),
+            claims: standing.claims.clone(),
+            programmed: programmed.filter(|_| is_new),
+        };
+        let told = status.is_told_by(tunnel);
+        Some(TunnelWish { status, told })
     }
 }
 

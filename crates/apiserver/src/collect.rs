@@ -28,7 +28,7 @@ pub const ORPHAN_FINALIZER: &str = "orphan";
 const STEPS_PER_TICK: usize = 20_000;
 
 /// Indexes over owner references, and what is left to do.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Collector {
     by_uid: BTreeMap<String, ObjectKey>,
     /// For each owner's uid the objects that refer to it.

@@ -1,6 +1,6 @@
 //! The time: seconds that only grow for the plan, wall-clock time for what people read.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -14,9 +14,9 @@ impl Clock {
         Self { start: Instant::now() }
     }
 
-    /// Seconds since the start of the program.
-    pub(crate) fn now_s(&self) -> i64 {
-        i64::try_from(self.start.elapsed().as_secs()).unwrap_or(i64::MAX)
+    /// What has passed since the start of the program.
+    pub(crate) fn now(&self) -> Duration {
+        self.start.elapsed()
     }
 
     /// The time of day, to the second, as objects have it.

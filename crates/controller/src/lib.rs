@@ -14,6 +14,8 @@
 //!
 //! Deliberately absent: decisions. Which node, address or port is [`plan`]'s business alone.
 //!
+//! [`replica`] says what to do next, [`write`](mod@write) what to write, both without client and clock: the loop around them does it.
+//!
 //! Start reading at [`run()`].
 
 mod clock;
@@ -21,9 +23,10 @@ mod events;
 mod metrics;
 mod record;
 mod render;
+pub mod replica;
 mod run;
-mod state;
-mod watches;
-mod write;
+pub mod state;
+pub mod watches;
+pub mod write;
 
 pub use run::{Options, run, run_with};

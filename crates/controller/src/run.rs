@@ -8,16 +8,12 @@ use anyhow::Context;
 use api::v1beta1::EgressPortLease;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use plan::outcome::{Notice, Subject};
-use plan::snapshot::GatewayStatus;
-use plan::{Plan, Settings};
+use plan::Settings;
 use runtime::admin::{self, Health};
 use runtime::config::{Config, Feature};
 use runtime::lease::{LeaderLease, Timing};
 use runtime::readiness::{Guard, Heartbeat, Readiness};
 use runtime::supervisor::Supervisor;
-use runtime::watch::Change;
-use runtime::writer::Backoff;
 use runtime::{client, telemetry};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::state::State;
+use crate::replica::{Due, Planned, Replica};
 use crate::watches::{self, Input, Kind};
 use crate::{events, write};
 
@@ -168,16 +164,14 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
     }
     let planner = Planner {
         client,
-        state: State::new(options.settings),
+        replica: Replica::new(options.settings),
         clock: Clock::new(),
         metrics,
         heartbeat,
         listed: Some(listed),
         reporter: options.identity,
-        backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(10)),
         waiting: Vec::new(),
         counted_at: Instant::now(),
-        has_read_leases: false,
     };
     supervisor.spawn("plan", planner.run(queue, leads, supervisor.shutdown(), loop_ended));
     supervisor.run().await
@@ -205,20 +199,17 @@ async fn lead(
 
 struct Planner {
     client: Client,
-    state: State,
+    replica: Replica,
     clock: Clock,
     metrics: Metrics,
     heartbeat: Heartbeat,
     /// Until every kind has been listed
     listed: Option<Guard>,
     reporter: String,
-    backoff: Backoff,
     /// Kinds that were waited for when that was last said
     waiting: Vec<Kind>,
     /// When metrics last counted everything
     counted_at: Instant,
-    /// Whether leases have been read from the API server itself since this replica leads
-    has_read_leases: bool,
 }
 
 impl Planner {
@@ -231,15 +222,14 @@ impl Planner {
     ) -> anyhow::Result<()> {
         let _ended = loop_ended.drop_guard();
         let mut batch = Vec::new();
-        let mut again_at: Option<Instant> = None;
-        let mut pending = false;
         loop {
-            let pause = again_at.map_or(BEAT, |at| at.saturating_duration_since(Instant::now()).min(BEAT));
+            let again_at = self.replica.again_at();
+            let pause = again_at.map_or(BEAT, |at| at.saturating_sub(self.clock.now()).min(BEAT));
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 count = queue.recv_many(&mut batch, QUEUE) => anyhow::ensure!(count > 0, "nothing is watched any more"),
                 // Where there is no election nobody sends, and the value stays as it is.
-                Ok(()) = leads.changed() => pending = true,
+                Ok(()) = leads.changed() => self.replica.leadership_changed(),
                 () = tokio::time::sleep(pause) => {}
             }
             self.heartbeat.beat();
@@ -250,53 +240,52 @@ impl Planner {
                 }
             }
             for input in batch.drain(..) {
-                pending |= self.state.absorb(input);
+                self.replica.absorb(input);
             }
-            let is_time = again_at.is_some_and(|at| at <= Instant::now());
-            let now = plan::Event::Now(self.clock.now_s());
-            self.state.planner.absorb(now);
             if self.counted_at.elapsed() >= COUNT {
-                self.metrics.counted(self.state.planner.last());
+                self.metrics.counted(self.replica.state.planner.last());
                 self.counted_at = Instant::now();
             }
             let is_leading = *leads.borrow_and_update();
             self.metrics.leads(is_leading);
-            if !is_leading {
-                (again_at, self.has_read_leases) = (None, false);
-                continue;
+            let due = self.replica.due(self.clock.now(), is_leading);
+            self.tell_what_is_listed();
+            match due {
+                Due::Nothing => {}
+                Due::Leases => {
+                    if self.read_leases().await {
+                        self.pass(&leads).await;
+                    }
+                }
+                Due::Pass => self.pass(&leads).await,
             }
-            if !(pending || is_time) || !self.is_in_sync() {
-                continue;
-            }
-            if !self.has_read_leases && !self.read_leases().await {
-                again_at = Some(Instant::now() + self.backoff.pause());
-                continue;
-            }
-            (pending, again_at) = (false, self.pass(&leads).await);
         }
     }
 
-    /// A watch may be behind the last writes of the replica that led before. What that has given away must not be given again.
     async fn read_leases(&mut self) -> bool {
         let leases: Api<EgressPortLease> = Api::all(self.client.clone());
         let everything = ListParams::default();
-        match tokio::time::timeout(READ_DEADLINE, leases.list(&everything)).await {
-            Ok(Ok(listed)) => {
-                self.state.absorb(Input::Lease(Change::Replaced(listed.items)));
-                self.has_read_leases = true;
+        let listed = match tokio::time::timeout(READ_DEADLINE, leases.list(&everything)).await {
+            Ok(Ok(listed)) => Some(listed.items),
+            Ok(Err(error)) => {
+                warn!(error = %error, "can't read port leases");
+                None
             }
-            Ok(Err(error)) => warn!(error = %error, "can't read port leases"),
-            Err(_) => warn!("no answer to a list of port leases"),
-        }
-        self.has_read_leases
+            Err(_) => {
+                warn!("no answer to a list of port leases");
+                None
+            }
+        };
+        let has_read = listed.is_some();
+        self.replica.leases_read(self.clock.now(), listed);
+        has_read
     }
 
-    /// Never act on half a list.
-    fn is_in_sync(&mut self) -> bool {
+    fn tell_what_is_listed(&mut self) {
         if self.listed.is_none() {
-            return true;
+            return;
         }
-        let waiting = self.state.waiting_for();
+        let waiting = self.replica.waiting_for();
         if waiting.is_empty() {
             info!("every kind has been listed");
             self.listed = None;
@@ -304,70 +293,33 @@ impl Planner {
             debug!(?waiting, "waiting for the first list");
             self.waiting = waiting;
         }
-        self.listed.is_none()
     }
 
-    /// Plans once and writes what differs. When to plan again though nothing has happened.
-    async fn pass(&mut self, leads: &watch::Receiver<bool>) -> Option<Instant> {
+    /// Plans once and writes what differs.
+    async fn pass(&mut self, leads: &watch::Receiver<bool>) {
         let start = Instant::now();
-        let (plan, changed) = self.state.planner.plan();
-        self.metrics.planned(plan, &changed, start.elapsed());
-        let notices = plan.notices.clone();
-        let found = self.state.planner.violations(&changed);
-        if !found.is_empty() {
-            self.metrics.refused();
-            self.state.planner.forget();
-            for violation in found.iter().take(10) {
-                error!(%violation, "the plan is wrong and is not written");
+        let planned = self.replica.plan(self.clock.now());
+        let took = start.elapsed();
+        let plan = self.replica.state.planner.last();
+        let Planned { changed, notices } = match planned {
+            Ok(planned) => planned,
+            Err(found) => {
+                self.metrics.refused();
+                for violation in found.iter().take(10) {
+                    error!(%violation, "the plan is wrong and is not written");
+                }
+                return;
             }
-            return Some(Instant::now() + self.backoff.pause());
-        }
-        let (now, planned) = (Clock::wall(), start.elapsed());
-        let start = Instant::now();
-        let outcome = write::write(&self.client, &mut self.state, &changed, &now, || *leads.borrow()).await;
+        };
+        self.metrics.planned(plan, &changed, took);
+        let (now, start) = (Clock::wall(), Instant::now());
+        let state = &mut self.replica.state;
+        let outcome = write::write(&self.client, state, changed, now.clone(), || *leads.borrow()).await;
         self.metrics.written(outcome, start.elapsed());
         if outcome != write::Outcome::default() {
-            debug!(?outcome, ?planned, written = ?start.elapsed(), "plan written");
+            debug!(?outcome, planned = ?took, written = ?start.elapsed(), "plan written");
         }
-        let plan = self.state.planner.last();
-        // What could not be written is told when it is.
-        let told: Vec<Notice> = notices.into_iter().filter(|notice| self.is_written(notice, plan)).collect();
-        events::publish(&self.client, &self.state, &told, &self.reporter, &now).await;
-        let wake_at_s = plan.wake_at_s;
-        if outcome.conflicts > 0 || outcome.failed > 0 {
-            self.state.planner.forget();
-        }
-        if outcome.conflicts == 0 && outcome.failed == 0 {
-            self.backoff.reset();
-            // What was written may make room for more.
-            if self.state.planner.is_stale() {
-                return Some(Instant::now());
-            }
-            let wake_s = wake_at_s.map(|at_s| u64::try_from(at_s - self.clock.now_s()).unwrap_or(0).max(1));
-            return wake_s.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-        }
-        Some(Instant::now() + self.backoff.pause())
-    }
-
-    /// Whether the object that a notice is about is now as planned.
-    fn is_written(&self, notice: &Notice, plan: &Plan) -> bool {
-        let snapshot = self.state.planner.snapshot();
-        match &notice.subject {
-            Subject::Gateway(name) => {
-                let known = snapshot.gateways.get(name).map(|record| &record.status);
-                let told = |status: &GatewayStatus| {
-                    (status.verdict.clone(), status.ports.clone(), status.whole.clone())
-                };
-                known.map(told) == plan.gateways.get(name).map(|planned| told(&planned.status))
-            }
-            Subject::Policy(key) => {
-                let known = snapshot.policies.get(key).map(|record| &record.status);
-                known == plan.policies.get(key).map(|planned| &planned.status)
-            }
-            Subject::Tunnel(name) => {
-                let known = snapshot.tunnels.get(name).and_then(|record| record.tunnel.phase);
-                known == plan.tunnels.get(name).map(|planned| planned.phase)
-            }
-        }
+        let told = self.replica.written(self.clock.now(), outcome, notices);
+        events::publish(&self.client, &self.replica.state, &told, &self.reporter, &now).await;
     }
 }

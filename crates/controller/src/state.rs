@@ -21,8 +21,9 @@ use crate::record;
 use crate::watches::{Input, Kind};
 
 /// All that the controller knows.
-pub(crate) struct State {
-    pub(crate) planner: Planner,
+pub struct State {
+    /// The plan, and the snapshot that it is made from
+    pub planner: Planner,
     pub(crate) gateways: BTreeMap<String, EgressGateway>,
     pub(crate) policies: BTreeMap<PolicyKey, EgressPolicy>,
     pub(crate) cluster_policies: BTreeMap<PolicyKey, EgressClusterPolicy>,
@@ -35,7 +36,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(settings: Settings) -> Self {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
         Self {
             planner: Planner::new(settings),
             gateways: BTreeMap::new(),
@@ -51,12 +54,13 @@ impl State {
     }
 
     /// The kinds that have not been listed yet.
-    pub(crate) fn waiting_for(&self) -> Vec<Kind> {
+    #[must_use]
+    pub fn waiting_for(&self) -> Vec<Kind> {
         Kind::ALL.into_iter().filter(|kind| !self.listed.contains(kind)).collect()
     }
 
     /// Takes in what a watch says. Whether a plan may change by it, and the kind if it has now been listed.
-    pub(crate) fn absorb(&mut self, input: Input) -> bool {
+    pub fn absorb(&mut self, input: Input) -> bool {
         let listed = input.lists();
         let planner = &mut self.planner;
         let changed = match input {

@@ -13,54 +13,93 @@ use runtime::watch::{Absent, Change, watch};
 use tokio::sync::mpsc;
 
 /// What a watch says.
-pub(crate) enum Input {
+pub enum Input {
+    /// A node
     Node(Change<SlimNode>),
+    /// A namespace
     Namespace(Change<SlimNamespace>),
+    /// A pod
     Pod(Change<SlimPod>),
+    /// A Service
     Service(Change<SlimService>),
+    /// A range of Services' addresses
     ServiceCidr(Change<SlimServiceCidr>),
+    /// A pod of the control plane
     ControlPlane(Change<ControlPlanePod>),
+    /// A pool of Calico's
     CalicoPool(Change<CalicoPool>),
+    /// A node of Cilium's
     CiliumNode(Change<CiliumNode>),
+    /// A pool of Cilium's
     CiliumPool(Change<CiliumPool>),
+    /// A pool of Spiderpool's
     SpiderPool(Change<SpiderPool>),
+    /// Spiderpool's coordinator
     SpiderCoordinator(Change<SpiderCoordinator>),
+    /// An EgressGateway
     Gateway(Change<EgressGateway>),
+    /// An EgressPolicy
     Policy(Change<EgressPolicy>),
+    /// An EgressClusterPolicy
     ClusterPolicy(Change<EgressClusterPolicy>),
+    /// An EgressTunnel
     Tunnel(Change<EgressTunnel>),
+    /// An EgressPortLease
     Lease(Change<EgressPortLease>),
+    /// An EgressClusterInfo
     ClusterInfo(Change<EgressClusterInfo>),
+    /// An EgressEndpointSlice
     Slice(Change<EgressEndpointSlice>),
+    /// An EgressClusterEndpointSlice
     ClusterSlice(Change<EgressClusterEndpointSlice>),
 }
 
 /// A watched kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A node
     Node,
+    /// A namespace
     Namespace,
+    /// A pod
     Pod,
+    /// A Service
     Service,
+    /// A range of Services' addresses
     ServiceCidr,
+    /// A pod of the control plane
     ControlPlane,
+    /// A pool of Calico's
     CalicoPool,
+    /// A node of Cilium's
     CiliumNode,
+    /// A pool of Cilium's
     CiliumPool,
+    /// A pool of Spiderpool's
     SpiderPool,
+    /// Spiderpool's coordinator
     SpiderCoordinator,
+    /// An EgressGateway
     Gateway,
+    /// An EgressPolicy
     Policy,
+    /// An EgressClusterPolicy
     ClusterPolicy,
+    /// An EgressTunnel
     Tunnel,
+    /// An EgressPortLease
     Lease,
+    /// An EgressClusterInfo
     ClusterInfo,
+    /// An EgressEndpointSlice
     Slice,
+    /// An EgressClusterEndpointSlice
     ClusterSlice,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 19] = [
+    /// All of them
+    pub const ALL: [Self; 19] = [
         Self::Node,
         Self::Namespace,
         Self::Pod,
@@ -85,7 +124,8 @@ impl Kind {
 
 impl Input {
     /// The kind that is complete by this.
-    pub(crate) fn lists(&self) -> Option<Kind> {
+    #[must_use]
+    pub fn lists(&self) -> Option<Kind> {
         fn complete<K>(change: &Change<K>, kind: Kind) -> Option<Kind> {
             matches!(change, Change::Replaced(_)).then_some(kind)
         }

@@ -6,6 +6,7 @@
 mod job;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use api::names;
 use api::resource::CustomResource;
@@ -13,12 +14,10 @@ use api::v1beta1::{
     EgressClusterEndpointSlice, EgressClusterPolicy, EgressEndpoint, EgressEndpointSlice, EgressPolicy,
     EgressPolicyStatus, EgressPortLease, EgressTunnel, condition,
 };
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, stream};
-use k8s_openapi::NamespaceResourceScope;
+use futures::{StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use kube::Client;
 use kube::api::ObjectMeta;
-use kube::{Api, Client, Resource};
 use model::PortBlock;
 use model::port_lease::PortLease;
 use model::tunnel::Tunnel;
@@ -27,25 +26,30 @@ use plan::outcome::TunnelPlan;
 use plan::snapshot::{SliceKey, SliceRecord};
 use plan::{Changed, Parts, Plan};
 use runtime::writer::{Part, WriteError};
+use serde_json::Value;
 use tracing::{debug, warn};
 
-use self::job::{Job, create_job, delete_job, patch_job, set_finalizer, with_ours};
+pub use self::job::Job;
+use self::job::{create_job, delete_job, patch_job, set_finalizer, with_ours};
 use crate::render;
 use crate::state::State;
 use crate::watches::Input;
 
 /// Writes at a time.
 const CONCURRENCY: usize = 16;
+/// A write that takes longer has failed. Shorter than what is left of a lease when its holder gives up, so that none is
+/// under way when another replica begins.
+const DEADLINE: Duration = Duration::from_secs(4);
 
 /// What became of the writes of a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outcome {
+pub struct Outcome {
     /// Done
-    pub(crate) written: u64,
+    pub written: u64,
     /// Somebody else was faster; the watch will tell
-    pub(crate) conflicts: u64,
+    pub conflicts: u64,
     /// To be tried again
-    pub(crate) failed: u64,
+    pub failed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,81 +61,120 @@ enum Step {
     Policies,
 }
 
+const STEPS: [Step; 5] = [Step::Objects, Step::TakeLeases, Step::GiveLeases, Step::Gateways, Step::Policies];
+
+/// The writes of one plan, step by step. What goes into it are answers, what comes out are the next writes.
+pub struct Writes {
+    changed: Changed,
+    now: Time,
+    /// How many steps have been begun
+    begun: usize,
+    /// What had become of them before the last one
+    before: Outcome,
+    outcome: Outcome,
+}
+
+impl Writes {
+    /// Of the last plan of a state, of which this has changed. The time is what people read.
+    #[must_use]
+    pub fn new(changed: Changed, now: Time) -> Self {
+        Self { changed, now, begun: 0, before: Outcome::default(), outcome: Outcome::default() }
+    }
+
+    /// What became of them so far.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// The next writes, in any order; to be asked for after all of the last ones have been answered. `None`: that is all, or
+    /// the next ones must wait for another plan.
+    pub fn next(&mut self, state: &State, leads: bool) -> Option<Vec<Job>> {
+        let is_complete =
+            (self.before.conflicts, self.before.failed) == (self.outcome.conflicts, self.outcome.failed);
+        let last = self.begun.checked_sub(1).and_then(|last| STEPS.get(last));
+        // Ports that could not be taken must not be given.
+        if last == Some(&Step::TakeLeases) && !is_complete {
+            return None;
+        }
+        let step = *STEPS.get(self.begun)?;
+        if !leads {
+            self.outcome.failed += 1;
+            self.begun = STEPS.len();
+            return None;
+        }
+        self.begun += 1;
+        self.before = self.outcome;
+        let parts = match &self.changed {
+            Changed::Everything => None,
+            Changed::Parts(parts) => Some(parts),
+        };
+        let writer = Writer { state, plan: state.planner.last(), parts, now: &self.now };
+        Some(match step {
+            Step::Objects => writer.objects(),
+            Step::TakeLeases => writer.tunnel_statuses().into_iter().chain(writer.leases(true)).collect(),
+            Step::GiveLeases => writer.leases(false),
+            Step::Gateways => writer.gateway_statuses(),
+            Step::Policies => {
+                let statuses = writer.policy_statuses().into_iter();
+                statuses.chain(writer.cluster_info()).chain(writer.slices()).collect()
+            }
+        })
+    }
+
+    /// Takes in how a write has ended. What was written is known at once.
+    pub fn answered(&mut self, state: &mut State, job: &Job, answer: Result<Value, WriteError>) {
+        let known = job.known(answer);
+        if let (Some((node, lease)), Err(WriteError::Unavailable { .. })) = (job.lease(), &known) {
+            state.planner.absorb(plan::Event::UncertainLease(node.clone(), Some(lease.clone())));
+        }
+        match known {
+            Ok(input) => {
+                self.outcome.written += 1;
+                if let Some(input) = input {
+                    state.absorb(input);
+                }
+            }
+            Err(error @ (WriteError::Conflict { .. } | WriteError::Gone { .. })) => {
+                self.outcome.conflicts += 1;
+                debug!(error = %error, "not written");
+            }
+            Err(error) => {
+                self.outcome.failed += 1;
+                warn!(error = %describe(&error), "could not write");
+            }
+        }
+    }
+}
+
 /// Writes what differs, as long as this replica leads. What was written is taken into the state.
 pub(crate) async fn write(
     client: &Client,
     state: &mut State,
-    changed: &Changed,
-    now: &Time,
+    changed: Changed,
+    now: Time,
     leads: impl Fn() -> bool,
 ) -> Outcome {
-    let parts = match changed {
-        Changed::Everything => None,
-        Changed::Parts(parts) => Some(parts),
-    };
-    let mut outcome = Outcome::default();
-    for step in [Step::Objects, Step::TakeLeases, Step::GiveLeases, Step::Gateways, Step::Policies] {
-        if !leads() {
-            outcome.failed += 1;
-            return outcome;
-        }
-        let writer = Writer { client, state, plan: state.planner.last(), parts, now };
-        let leases = match step {
-            Step::TakeLeases => writer.leases(true),
-            Step::GiveLeases => writer.leases(false),
-            Step::Objects | Step::Gateways | Step::Policies => Vec::new(),
-        };
-        let jobs = match step {
-            Step::Objects => writer.objects(),
-            Step::TakeLeases => writer.tunnel_statuses(),
-            Step::GiveLeases => Vec::new(),
-            Step::Gateways => writer.gateway_statuses(),
-            Step::Policies => [writer.policy_statuses(), writer.cluster_info(), writer.slices()]
-                .into_iter()
-                .flatten()
-                .collect(),
-        };
-        let before = outcome;
-        let mut tagged: Vec<Tagged> = jobs.into_iter().map(|job| tag(None, job)).collect();
-        tagged.extend(leases.into_iter().map(|(lease, job)| tag(lease, job)));
-        let results: Vec<_> = stream::iter(tagged).buffer_unordered(CONCURRENCY).collect().await;
-        for (lease, result) in results {
-            if let (Some((node, lease)), Err(WriteError::Unavailable { .. })) = (lease, &result) {
-                state.planner.absorb(plan::Event::UncertainLease(node, Some(lease)));
-            }
-            match result {
-                Ok(input) => {
-                    outcome.written += 1;
-                    if let Some(input) = input {
-                        state.absorb(input);
-                    }
-                }
-                Err(error @ (WriteError::Conflict { .. } | WriteError::Gone { .. })) => {
-                    outcome.conflicts += 1;
-                    debug!(error = %error, "not written");
-                }
-                Err(error) => {
-                    outcome.failed += 1;
-                    warn!(error = %describe(&error), "could not write");
-                }
-            }
-        }
-        let is_complete = outcome.conflicts == before.conflicts && outcome.failed == before.failed;
-        if step == Step::TakeLeases && !is_complete {
-            // Ports that could not be taken must not be given.
-            return outcome;
+    let mut writes = Writes::new(changed, now);
+    while let Some(jobs) = writes.next(state, leads()) {
+        let under_way = jobs.into_iter().map(|job| async {
+            let answer = in_time(client, &job).await;
+            (job, answer)
+        });
+        let answers: Vec<_> = stream::iter(under_way).buffer_unordered(CONCURRENCY).collect().await;
+        for (job, answer) in answers {
+            writes.answered(state, &job, answer);
         }
     }
-    outcome
+    writes.outcome()
 }
 
-/// A node and what its lease is to be, where it is a lease that is written.
-type Lease = Option<(String, PortLease)>;
-/// A write that tells at its end what it was.
-type Tagged = BoxFuture<'static, (Lease, Result<Option<Input>, WriteError>)>;
-
-fn tag(lease: Lease, job: Job) -> Tagged {
-    async move { (lease, job.await) }.boxed()
+async fn in_time(client: &Client, job: &Job) -> Result<Value, WriteError> {
+    let late = |_| WriteError::Unavailable {
+        what: job.write.what.clone(),
+        source: Box::new(kube::Error::Service(format!("no answer in {} s", DEADLINE.as_secs()).into())),
+    };
+    tokio::time::timeout(DEADLINE, job.write.send(client)).await.map_err(late)?
 }
 
 fn describe(error: &WriteError) -> String {
@@ -142,7 +185,6 @@ fn describe(error: &WriteError) -> String {
 }
 
 struct Writer<'a> {
-    client: &'a Client,
     state: &'a State,
     plan: &'a Plan,
     /// What of the plan may differ from what is there; `None`: anything
@@ -151,17 +193,6 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn api<K: Resource<DynamicType = ()>>(&self) -> Api<K> {
-        Api::all(self.client.clone())
-    }
-
-    fn namespaced<K>(&self, namespace: Option<&str>) -> Api<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    {
-        Api::namespaced(self.client.clone(), namespace.unwrap_or_default())
-    }
-
     /// Objects that are to be or not to be, and what admission would have filled in.
     fn objects(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
@@ -181,19 +212,18 @@ impl Writer<'_> {
             if let Some(address) = planned.fill_default_v6.filter(|_| pools.ipv6_default_eip.is_empty()) {
                 pools.ipv6_default_eip = address.to_string();
             }
-            jobs.extend(patch_job(self.api(), object, &wanted, Part::Main, Input::Gateway));
+            jobs.extend(patch_job(object, &wanted, Part::Main, Input::Gateway));
         }
         for (key, planned) in &self.plan.policies {
             let Some(gateway) = &planned.fill_gateway else { continue };
             if let Some(object) = self.state.policies.get(key) {
                 let mut wanted = object.clone();
                 wanted.spec.egress_gateway_name.clone_from(gateway);
-                let api = self.namespaced(key.namespace.as_deref());
-                jobs.extend(patch_job(api, object, &wanted, Part::Main, Input::Policy));
+                jobs.extend(patch_job(object, &wanted, Part::Main, Input::Policy));
             } else if let Some(object) = self.state.cluster_policies.get(key) {
                 let mut wanted = object.clone();
                 wanted.spec.egress_gateway_name.clone_from(gateway);
-                jobs.extend(patch_job(self.api(), object, &wanted, Part::Main, Input::ClusterPolicy));
+                jobs.extend(patch_job(object, &wanted, Part::Main, Input::ClusterPolicy));
             }
         }
         jobs.extend(self.tunnels());
@@ -203,16 +233,16 @@ impl Writer<'_> {
     fn tunnels(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
         for name in self.plan.tunnels.keys().filter(|name| !self.state.tunnels.contains_key(*name)) {
-            jobs.push(create_job(self.api(), EgressTunnel::named(name), Input::Tunnel));
+            jobs.extend(create_job(&EgressTunnel::named(name), Input::Tunnel));
         }
         for (name, object) in &self.state.tunnels {
             if object.metadata.deletion_timestamp.is_some() {
                 // Nothing is held for a tunnel but its own status: let it go, and make it anew.
                 let mut wanted = object.clone();
                 set_finalizer(&mut wanted.metadata, names::FINALIZER_TUNNEL, false, true);
-                jobs.extend(patch_job(self.api(), object, &wanted, Part::Main, Input::Tunnel));
+                jobs.extend(patch_job(object, &wanted, Part::Main, Input::Tunnel));
             } else if !self.plan.tunnels.contains_key(name) {
-                jobs.push(delete_job::<EgressTunnel>(self.api(), object));
+                jobs.push(delete_job(object));
             }
         }
         jobs
@@ -231,13 +261,13 @@ impl Writer<'_> {
             }
             let mut wanted = object.clone();
             wanted.status = Some(render::tunnel_status(planned, object.status.clone().unwrap_or_default()));
-            jobs.extend(patch_job(self.api(), object, &wanted, Part::Status, Input::Tunnel));
+            jobs.extend(patch_job(object, &wanted, Part::Status, Input::Tunnel));
         }
         jobs
     }
 
     /// Leases that lose a block, or those that lose none, each with what it is to be.
-    fn leases(&self, losing: bool) -> Vec<(Lease, Job)> {
+    fn leases(&self, losing: bool) -> Vec<Job> {
         let mut jobs = Vec::new();
         for (node, planned) in part_of(&self.plan.leases, self.parts.map(|parts| &parts.nodes)) {
             let object = self.state.leases.get(node);
@@ -256,21 +286,21 @@ impl Writer<'_> {
                 continue;
             }
             let job = match (object, planned) {
-                (Some(object), None) => Some(delete_job::<EgressPortLease>(self.api(), object)),
+                (Some(object), None) => Some(delete_job(object)),
                 (None, Some(lease)) => {
                     let mut object = EgressPortLease::named(node);
                     object.spec = api::convert::port_lease_spec(lease);
-                    Some(create_job(self.api(), object, Input::Lease))
+                    create_job(&object, Input::Lease)
                 }
                 (Some(object), Some(lease)) => {
                     let mut wanted = object.clone();
                     wanted.spec = api::convert::port_lease_spec(lease);
-                    patch_job(self.api(), object, &wanted, Part::Main, Input::Lease)
+                    patch_job(object, &wanted, Part::Main, Input::Lease)
                 }
                 (None, None) => None,
             };
-            let wanted = planned.clone().map(|lease| (node.clone(), lease));
-            jobs.extend(job.map(|job| (wanted, job)));
+            let lease = planned.clone().map(|lease| (node.clone(), lease));
+            jobs.extend(job.map(|job| job.of_lease(lease)));
         }
         jobs
     }
@@ -287,7 +317,7 @@ impl Writer<'_> {
             let status = render::gateway_status(planned, before, object.metadata.generation, self.now);
             let mut wanted = object.clone();
             wanted.status = Some(status);
-            jobs.extend(patch_job(self.api(), object, &wanted, Part::Status, Input::Gateway));
+            jobs.extend(patch_job(object, &wanted, Part::Status, Input::Gateway));
         }
         jobs
     }
@@ -305,12 +335,11 @@ impl Writer<'_> {
             if let Some(object) = self.state.policies.get(key) {
                 let Some(status) = wanted(&object.metadata, object.status.as_ref()) else { continue };
                 let wanted = EgressPolicy { status: Some(status), ..object.clone() };
-                let api = self.namespaced(key.namespace.as_deref());
-                jobs.extend(patch_job(api, object, &wanted, Part::Status, Input::Policy));
+                jobs.extend(patch_job(object, &wanted, Part::Status, Input::Policy));
             } else if let Some(object) = self.state.cluster_policies.get(key) {
                 let Some(status) = wanted(&object.metadata, object.status.as_ref()) else { continue };
                 let wanted = EgressClusterPolicy { status: Some(status), ..object.clone() };
-                jobs.extend(patch_job(self.api(), object, &wanted, Part::Status, Input::ClusterPolicy));
+                jobs.extend(patch_job(object, &wanted, Part::Status, Input::ClusterPolicy));
             }
         }
         jobs
@@ -324,7 +353,7 @@ impl Writer<'_> {
         let (Some(object), Some(networks)) = (object, &self.plan.cluster_networks) else { return Vec::new() };
         let mut wanted = object.clone();
         wanted.status = Some(render::cluster_info_status(networks));
-        patch_job(self.api(), object, &wanted, Part::Status, Input::ClusterInfo).into_iter().collect()
+        patch_job(object, &wanted, Part::Status, Input::ClusterInfo).into_iter().collect()
     }
 
     fn slices(&self) -> Vec<Job> {
@@ -335,46 +364,35 @@ impl Writer<'_> {
             let metadata = self.slice_metadata(key, slice);
             let endpoints: Vec<EgressEndpoint> = slice.endpoints.iter().map(render::endpoint).collect();
             match &key.namespace {
-                Some(namespace) => {
-                    let api: Api<EgressEndpointSlice> = self.namespaced(Some(namespace));
-                    match self.state.slices.get(key) {
-                        None => jobs.push(create_job(
-                            api,
-                            EgressEndpointSlice { metadata, endpoints },
-                            Input::Slice,
-                        )),
-                        Some(object) => {
-                            let metadata = with_ours(&object.metadata, metadata);
-                            let wanted = EgressEndpointSlice { metadata, endpoints };
-                            jobs.extend(patch_job(api, object, &wanted, Part::Main, Input::Slice));
-                        }
+                Some(_) => match self.state.slices.get(key) {
+                    None => {
+                        jobs.extend(create_job(&EgressEndpointSlice { metadata, endpoints }, Input::Slice));
                     }
-                }
-                None => {
-                    let api: Api<EgressClusterEndpointSlice> = self.api();
-                    match self.state.cluster_slices.get(key) {
-                        None => {
-                            let object = EgressClusterEndpointSlice { metadata, endpoints };
-                            jobs.push(create_job(api, object, Input::ClusterSlice));
-                        }
-                        Some(object) => {
-                            let metadata = with_ours(&object.metadata, metadata);
-                            let wanted = EgressClusterEndpointSlice { metadata, endpoints };
-                            jobs.extend(patch_job(api, object, &wanted, Part::Main, Input::ClusterSlice));
-                        }
+                    Some(object) => {
+                        let metadata = with_ours(&object.metadata, metadata);
+                        let wanted = EgressEndpointSlice { metadata, endpoints };
+                        jobs.extend(patch_job(object, &wanted, Part::Main, Input::Slice));
                     }
-                }
+                },
+                None => match self.state.cluster_slices.get(key) {
+                    None => {
+                        let object = EgressClusterEndpointSlice { metadata, endpoints };
+                        jobs.extend(create_job(&object, Input::ClusterSlice));
+                    }
+                    Some(object) => {
+                        let metadata = with_ours(&object.metadata, metadata);
+                        let wanted = EgressClusterEndpointSlice { metadata, endpoints };
+                        jobs.extend(patch_job(object, &wanted, Part::Main, Input::ClusterSlice));
+                    }
+                },
             }
         }
         // What the plan knows and does not want; slices without our label are not ours.
         for (key, _) in part_of(known, part).filter(|(key, _)| !self.plan.slices.contains_key(*key)) {
             if let Some(object) = self.state.slices.get(key) {
-                jobs.push(delete_job::<EgressEndpointSlice>(
-                    self.namespaced(key.namespace.as_deref()),
-                    object,
-                ));
+                jobs.push(delete_job(object));
             } else if let Some(object) = self.state.cluster_slices.get(key) {
-                jobs.push(delete_job::<EgressClusterEndpointSlice>(self.api(), object));
+                jobs.push(delete_job(object));
             }
         }
         jobs

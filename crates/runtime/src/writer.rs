@@ -8,7 +8,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, Resource};
+use kube::core::Request;
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -105,18 +106,12 @@ pub async fn patch<K>(
     name: &str,
     resource_version: Option<&str>,
     part: Part,
-    mut patch: Value,
+    patch: Value,
 ) -> Result<K, WriteError>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    if let (Some(version), Value::Object(fields)) = (resource_version, &mut patch) {
-        let metadata = fields.entry("metadata").or_insert_with(|| json!({}));
-        if let Value::Object(metadata) = metadata {
-            metadata.insert("resourceVersion".to_owned(), version.into());
-        }
-    }
-    let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
+    let (parameters, patch) = (PatchParams::default(), Patch::Merge(based_on(resource_version, patch)));
     let done = match part {
         Part::Main => api.patch(name, &parameters, &patch).await,
         Part::Status => api.patch_status(name, &parameters, &patch).await,
@@ -124,30 +119,104 @@ where
     done.map_err(|error| WriteError::of(format!("{} {name}", K::kind(&())), error))
 }
 
-/// Makes an object. That it is there already is a conflict.
-pub async fn create<K>(api: &Api<K>, object: &K) -> Result<K, WriteError>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + serde::Serialize + Debug,
-{
-    let name = object.meta().name.clone().unwrap_or_default();
-    let made = api.create(&PostParams::default(), object).await;
-    made.map_err(|error| WriteError::of(format!("new {} {name}", K::kind(&())), error))
+/// A patch that applies to this version only.
+fn based_on(resource_version: Option<&str>, mut patch: Value) -> Value {
+    if let (Some(version), Value::Object(fields)) = (resource_version, &mut patch) {
+        let metadata = fields.entry("metadata").or_insert_with(|| json!({}));
+        if let Value::Object(metadata) = metadata {
+            metadata.insert("resourceVersion".to_owned(), version.into());
+        }
+    }
+    patch
 }
 
-/// Deletes an object of that uid. That it is gone already is success.
-pub async fn delete<K>(api: &Api<K>, name: &str, uid: Option<&str>) -> Result<(), WriteError>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
-{
-    let uid = uid.map(str::to_owned);
-    let preconditions = uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None });
-    let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
-    match api.delete(name, &parameters).await {
-        Ok(_) => Ok(()),
-        Err(error) => match WriteError::of(format!("delete {} {name}", K::kind(&())), error) {
-            WriteError::Gone { .. } => Ok(()),
-            error => Err(error),
-        },
+/// A write of one object, as data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// What it is called where people read of it
+    pub what: String,
+    /// Path of the objects of its kind, in its namespace
+    pub collection: String,
+    /// Its name
+    pub name: String,
+    /// What is done to it
+    pub action: Action,
+}
+
+/// What is done to an object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// It is made. That it is there already is a conflict
+    Create(Value),
+    /// It is changed by a merge patch, which names the version that it is based on
+    Patch(Part, Value),
+    /// It is deleted, if it has that uid. That it is gone already is success
+    Delete(Option<String>),
+}
+
+impl Write {
+    /// A new object.
+    pub fn create<K>(object: &K) -> Result<Self, serde_json::Error>
+    where
+        K: Resource<DynamicType = ()> + serde::Serialize,
+    {
+        Ok(Self::of("new ", object, Action::Create(serde_json::to_value(object)?)))
+    }
+
+    /// A merge patch of that version of an object.
+    #[must_use]
+    pub fn patch<K: Resource<DynamicType = ()>>(object: &K, part: Part, patch: Value) -> Self {
+        let version = object.meta().resource_version.as_deref();
+        Self::of("", object, Action::Patch(part, based_on(version, patch)))
+    }
+
+    /// The end of that very object.
+    #[must_use]
+    pub fn delete<K: Resource<DynamicType = ()>>(object: &K) -> Self {
+        Self::of("delete ", object, Action::Delete(object.meta().uid.clone()))
+    }
+
+    fn of<K: Resource<DynamicType = ()>>(verb: &str, object: &K, action: Action) -> Self {
+        let name = object.meta().name.clone().unwrap_or_default();
+        Self {
+            what: format!("{verb}{} {name}", K::kind(&())),
+            collection: K::url_path(&(), object.meta().namespace.as_deref()),
+            name,
+            action,
+        }
+    }
+
+    /// What an answer of the API server means.
+    pub fn outcome(&self, answer: Result<Value, kube::Error>) -> Result<Value, WriteError> {
+        match answer.map_err(|error| WriteError::of(self.what.clone(), error)) {
+            Err(WriteError::Gone { .. }) if matches!(self.action, Action::Delete(_)) => Ok(Value::Null),
+            outcome => outcome,
+        }
+    }
+
+    /// Does it. What the object has become.
+    pub async fn send(&self, client: &Client) -> Result<Value, WriteError> {
+        let request = Request::new(&self.collection);
+        let request = match &self.action {
+            Action::Create(object) => request.create(&PostParams::default(), object.to_string().into_bytes()),
+            Action::Patch(Part::Main, patch) => {
+                request.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch))
+            }
+            Action::Patch(Part::Status, patch) => {
+                let parameters = PatchParams::default();
+                request.patch_subresource("status", &self.name, &parameters, &Patch::Merge(patch))
+            }
+            Action::Delete(uid) => {
+                let preconditions =
+                    uid.clone().map(|uid| Preconditions { uid: Some(uid), resource_version: None });
+                let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
+                request.delete(&self.name, &parameters)
+            }
+        };
+        self.outcome(match request {
+            Ok(request) => client.request(request).await,
+            Err(error) => Err(kube::Error::BuildRequest(error)),
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use datapath::compile::names;
 use datapath::nft::{Key, Set, Value};
@@ -19,17 +20,17 @@ use crate::probe::Inheritance;
 
 impl<K: Kernel> Converger<K> {
     /// Reads numbers, claims and carriers back, and goes on with them until liveness knows better.
-    pub(super) fn recover(&mut self) -> Result<Inheritance, PassError<K::Error>> {
+    pub(super) fn recover(&mut self, now: Instant) -> Result<Inheritance, PassError<K::Error>> {
         let wanted = DatapathState::default();
         let found = self.kernel.read(&interest(&wanted, &self.local.settings)).map_err(PassError::Read)?;
         let ids = self.kernel.held_ids().map_err(PassError::Connections)?;
         if let Some(device) = &found.state.tunnel {
             self.tunnel = Some(OwnTunnel { mac: device.mac, ipv4: device.ipv4, ipv6: device.ipv6 });
         }
-        let view = self.view_now();
+        let view = self.view_at(now);
         let tunnels = self.objects.tunnels.values().filter_map(Tunnel::addresses).collect();
         self.local.held = held_eips(&found, &ids, &view.all_eips, &tunnels);
-        let view = self.view_now();
+        let view = self.view_at(now);
         let numbering = Numbering::recover(&found, &view);
         let inheritance =
             Inheritance { claims: self.claims(&found, &view), carriers: carriers(&found, &view, &numbering) };

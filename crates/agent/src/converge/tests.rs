@@ -104,7 +104,7 @@ fn start(node: &str, machine: Machine, world: World) -> Converger<Machine> {
 
 #[track_caller]
 fn pass(converger: &mut Converger<Machine>) -> Outcome {
-    converger.pass().unwrap()
+    converger.pass(Instant::now()).unwrap()
 }
 
 fn report(carrier: Option<&str>, claims: &[EipPair]) -> Report {
@@ -266,7 +266,7 @@ fn an_eip_stays_while_connections_have_it_and_its_id_is_given_to_no_other() {
 fn a_refused_transaction_is_an_error_and_the_next_pass_tries_again() {
     let mut source = start("n1", machine(), world());
     source.kernel.fails = true;
-    assert!(matches!(source.pass(), Err(PassError::Apply { source: MachineError::Told, .. })));
+    assert!(matches!(source.pass(Instant::now()), Err(PassError::Apply { source: MachineError::Told, .. })));
     source.kernel.fails = false;
     let outcome = pass(&mut source);
     assert!(outcome.complete && outcome.changes > 0 && !outcome.repaired);

@@ -61,7 +61,7 @@ fn start(node: &str) -> Converger<Linux> {
 #[track_caller]
 fn pass(converger: &mut Converger<Linux>) -> Outcome {
     converger.kernel_changed();
-    converger.pass().unwrap()
+    converger.pass(std::time::Instant::now()).unwrap()
 }
 
 fn carried_by(node: &str, claims: bool) -> Report {

@@ -12,7 +12,7 @@ use crate::meta;
 use crate::resource::GroupResource;
 
 /// Configurations and policies by name.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct AdmissionIndex {
     mutating: BTreeMap<String, Vec<Arc<Webhook>>>,
     validating: BTreeMap<String, Vec<Arc<Webhook>>>,

@@ -15,7 +15,7 @@ use crate::resource::GroupResource;
 pub const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Roles and bindings as far as decisions need them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RoleIndex {
     /// By namespace, cluster roles under the empty one, and name.
     roles: HashMap<String, HashMap<String, Arc<[PolicyRule]>>>,
@@ -26,7 +26,7 @@ pub struct RoleIndex {
 /// Bindings by name, each with the subject's own kind.
 type Bindings = BTreeMap<String, Bound>;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Subjects {
     users: HashMap<String, Bindings>,
     groups: HashMap<String, Bindings>,

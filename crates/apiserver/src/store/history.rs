@@ -71,7 +71,7 @@ fn encode_line(kind: EventType, object: &Value) -> Bytes {
 }
 
 /// One write.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub(crate) version: u64,
     pub(crate) second: i64,
@@ -141,7 +141,7 @@ pub(crate) fn at_version(object: &Value, version: u64) -> Value {
 }
 
 /// The writes of one resource that are still known.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct History {
     changes: VecDeque<Arc<Change>>,
     /// All changes after this version are known.

@@ -63,7 +63,7 @@ impl Entry {
 }
 
 /// All objects of one resource, with their history.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Table {
     pub(crate) objects: BTreeMap<Arc<Key>, Entry>,
     pub(crate) history: History,
@@ -83,7 +83,7 @@ impl Table {
 }
 
 /// All objects of all resources, and the rules of reading and writing them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Store {
     pub(crate) limits: Limits,
     pub(crate) registry: Registry,

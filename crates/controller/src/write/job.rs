@@ -1,46 +1,61 @@
 //! Single writes: a patch where two objects differ, a new object, an object less.
 
-use std::fmt::Debug;
-use std::time::Duration;
-
-use futures::FutureExt;
-use futures::future::BoxFuture;
+use kube::Resource;
 use kube::api::ObjectMeta;
-use kube::{Api, Resource, ResourceExt};
+use model::port_lease::PortLease;
 use runtime::watch::Change;
-use runtime::writer::{Part, WriteError, create, delete, merge_patch, patch};
+use runtime::writer::{Part, Write, WriteError, merge_patch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::watches::Input;
 
-/// A write that takes longer has failed. Shorter than what is left of a lease when its holder gives up, so that none is
-/// under way when another replica begins.
-const DEADLINE: Duration = Duration::from_secs(4);
+/// A write, and how to read what the object has become by it.
+pub struct Job {
+    /// What is written
+    pub write: Write,
+    lease: Option<(String, PortLease)>,
+    read: Option<Read>,
+}
 
-/// A write, and what the object has become by it.
-pub(super) type Job = BoxFuture<'static, Result<Option<Input>, WriteError>>;
+type Read = Box<dyn Fn(Value) -> Result<Input, serde_json::Error> + Send + Sync>;
+
+impl Job {
+    fn new<K>(write: Write, wrap: fn(Change<K>) -> Input) -> Self
+    where
+        K: DeserializeOwned + 'static,
+    {
+        let read = move |object| Ok(wrap(Change::Applied(serde_json::from_value(object)?)));
+        Self { write, lease: None, read: Some(Box::new(read)) }
+    }
+
+    /// It makes this of a node's lease.
+    pub(super) fn of_lease(self, lease: Option<(String, PortLease)>) -> Self {
+        Self { lease, ..self }
+    }
+
+    /// The node and what its lease is to be, where it is a lease that is given.
+    pub(super) fn lease(&self) -> Option<&(String, PortLease)> {
+        self.lease.as_ref()
+    }
+
+    /// What is known now. An answer that can't be read is no answer.
+    pub(super) fn known(&self, answer: Result<Value, WriteError>) -> Result<Option<Input>, WriteError> {
+        let object = answer?;
+        let Some(read) = &self.read else { return Ok(None) };
+        let what = || self.write.what.clone();
+        read(object).map(Some).map_err(|error| WriteError::of(what(), kube::Error::SerdeError(error)))
+    }
+}
 
 /// A patch that makes the wanted object of the known one; `None` where they are the same.
-pub(super) fn patch_job<K>(
-    api: Api<K>,
-    known: &K,
-    wanted: &K,
-    part: Part,
-    wrap: fn(Change<K>) -> Input,
-) -> Option<Job>
+pub(super) fn patch_job<K>(known: &K, wanted: &K, part: Part, wrap: fn(Change<K>) -> Input) -> Option<Job>
 where
-    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Debug + Send + 'static,
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + 'static,
 {
-    let name = known.name_any();
-    let version = known.resource_version();
     let difference = difference(known, wanted, part)?;
-    let job = async move {
-        let written = patch(&api, &name, version.as_deref(), part, difference).await?;
-        Ok(Some(wrap(Change::Applied(written))))
-    };
-    Some(in_time(job).boxed())
+    Some(Job::new(Write::patch(known, part, difference), wrap))
 }
 
 /// The merge patch for one part of an object.
@@ -56,33 +71,15 @@ fn difference<K: Serialize>(known: &K, wanted: &K, part: Part) -> Option<Value> 
     }
 }
 
-pub(super) fn create_job<K>(api: Api<K>, object: K, wrap: fn(Change<K>) -> Input) -> Job
+pub(super) fn create_job<K>(object: &K, wrap: fn(Change<K>) -> Input) -> Option<Job>
 where
-    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + 'static,
 {
-    in_time(async move { Ok(Some(wrap(Change::Applied(create(&api, &object).await?)))) }).boxed()
+    Some(Job::new(Write::create(object).ok()?, wrap))
 }
 
-pub(super) fn delete_job<K>(api: Api<K>, object: &K) -> Job
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    let (name, uid) = (object.name_any(), object.uid());
-    in_time(async move {
-        delete(&api, &name, uid.as_deref()).await?;
-        Ok(None)
-    })
-    .boxed()
-}
-
-async fn in_time(
-    job: impl Future<Output = Result<Option<Input>, WriteError>>,
-) -> Result<Option<Input>, WriteError> {
-    let late = |_| WriteError::Unavailable {
-        what: "write".to_owned(),
-        source: Box::new(kube::Error::Service(format!("no answer in {} s", DEADLINE.as_secs()).into())),
-    };
-    tokio::time::timeout(DEADLINE, job).await.map_err(late)?
+pub(super) fn delete_job<K: Resource<DynamicType = ()>>(object: &K) -> Job {
+    Job { write: Write::delete(object), lease: None, read: None }
 }
 
 /// Puts a finalizer among others or takes it away; none may be added while an object is being deleted.

@@ -1,0 +1,363 @@
+//! A replica of the controller: the real one without its loop, with everything that can happen to it.
+
+use std::time::Duration;
+
+use api::v1beta1::EgressPortLease;
+use controller::replica::{Due, Planned, Replica};
+use controller::watches::{Input, Kind as Watched};
+use controller::write::{Job, Writes};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use plan::Settings;
+use plan::outcome::Notice;
+use runtime::watch::Change;
+use runtime::writer::Write;
+use serde_json::Value;
+
+use crate::faults::{Fault, Faults};
+use crate::feed::Feed;
+use crate::objects::{Kind, Object};
+use crate::random::Random;
+use crate::server::Server;
+
+/// Without a renewal for that long the lease is anybody's.
+const LEASE_MS: u64 = 15_000;
+/// The holder gives up if it could not renew for that long.
+const RENEW_DEADLINE_MS: u64 = 10_000;
+/// How often it renews.
+const RENEW_EVERY_MS: u64 = 2_000;
+/// A server gives a request up long before this.
+const LATE_WRITE_MAX_MS: u64 = 60_000;
+
+/// The lease of the leader, in which all replicas believe.
+#[derive(Clone, Debug, Default)]
+pub struct Election {
+    holder: Option<usize>,
+    renewed_ms: u64,
+    /// How often it was written
+    pub renewals: u64,
+    /// How often another replica got it
+    pub changes: u64,
+}
+
+/// A write that the server does some time later.
+#[derive(Clone, Debug)]
+pub struct LateWrite {
+    /// When
+    pub at_ms: u64,
+    /// What
+    pub write: Write,
+}
+
+/// What everybody has to do with.
+pub struct Surroundings<'a> {
+    /// The API server
+    pub server: &'a mut Server,
+    /// What goes wrong
+    pub faults: &'a mut Faults,
+    /// What is still under way to the server
+    pub late: &'a mut Vec<LateWrite>,
+    /// Chance, for what is no fault
+    pub random: &'a mut Random,
+    /// The time
+    pub now_ms: u64,
+    /// Whether the API server is away
+    pub is_outage: bool,
+}
+
+/// The writes of a plan that are under way.
+struct Pass {
+    writes: Writes,
+    jobs: Vec<Job>,
+    notices: Vec<Notice>,
+}
+
+/// A replica and its process.
+pub struct Controller {
+    /// Which of them
+    pub index: usize,
+    settings: Settings,
+    core: Replica,
+    feeds: Vec<Feed>,
+    started_ms: u64,
+    pass: Option<Pass>,
+    /// Until then it leads, as far as it knows
+    leads_until_ms: u64,
+    renewed_ms: u64,
+    was_leading: bool,
+    /// It does nothing before that
+    frozen_until_ms: u64,
+    cut_until_ms: u64,
+    /// What its wall clock is wrong by
+    clock_error_s: i64,
+}
+
+impl Controller {
+    /// A replica that starts now.
+    #[must_use]
+    pub fn new(index: usize, settings: Settings, now_ms: u64) -> Self {
+        let mut core = Replica::new(settings.clone());
+        // Kinds that this cluster has none of.
+        for input in [
+            Input::Service(Change::Replaced(Vec::new())),
+            Input::ServiceCidr(Change::Replaced(Vec::new())),
+            Input::ControlPlane(Change::Replaced(Vec::new())),
+            Input::CalicoPool(Change::Replaced(Vec::new())),
+            Input::CiliumNode(Change::Replaced(Vec::new())),
+            Input::CiliumPool(Change::Replaced(Vec::new())),
+            Input::SpiderPool(Change::Replaced(Vec::new())),
+            Input::SpiderCoordinator(Change::Replaced(Vec::new())),
+        ] {
+            core.absorb(input);
+        }
+        Self {
+            index,
+            settings,
+            core,
+            feeds: Kind::ALL.iter().map(|kind| Feed::new(*kind)).collect(),
+            started_ms: now_ms,
+            pass: None,
+            leads_until_ms: 0,
+            renewed_ms: 0,
+            was_leading: false,
+            frozen_until_ms: 0,
+            cut_until_ms: 0,
+            clock_error_s: 0,
+        }
+    }
+
+    /// Whether it believes that it leads.
+    #[must_use]
+    pub fn leads(&self, now_ms: u64) -> bool {
+        now_ms < self.leads_until_ms
+    }
+
+    /// Whether it has nothing to do, as far as it knows.
+    #[must_use]
+    pub fn is_idle(&self, server: &Server) -> bool {
+        self.pass.is_none() && self.feeds.iter().all(|feed| feed.behind(server) == 0)
+    }
+
+    /// What it waits for, for people.
+    #[must_use]
+    pub fn waits(&self) -> (Option<Duration>, Vec<Watched>) {
+        (self.core.again_at(), self.core.waiting_for())
+    }
+
+    /// Its process ends, whatever it was doing, and begins anew. What was under way to the server may still arrive.
+    fn crash(&mut self, around: &mut Surroundings<'_>) {
+        let under_way = self.pass.take().map(|pass| pass.jobs).unwrap_or_default();
+        for job in under_way {
+            if around.random.permille(300) {
+                send_late(around, job.write);
+            }
+        }
+        *self = Self::new(self.index, self.settings.clone(), around.now_ms);
+        self.frozen_until_ms = around.now_ms + around.random.between(100, 5_000);
+    }
+
+    /// Something it does. Whether it did anything; an error is a plan that the plan's own judge objects to.
+    pub fn turn(&mut self, election: &mut Election, around: &mut Surroundings<'_>) -> Result<bool, String> {
+        let now_ms = around.now_ms;
+        if now_ms < self.frozen_until_ms {
+            return Ok(false);
+        }
+        self.suffer(election, around);
+        if now_ms < self.frozen_until_ms {
+            return Ok(false);
+        }
+        let is_reachable = !around.is_outage && now_ms >= self.cut_until_ms;
+        // What watches say waits while writes are under way.
+        let mut did = is_reachable && self.pass.is_none() && self.watch(around);
+        // Writes that were begun go on before the loss of the lease is noticed.
+        if self.pass.is_some() {
+            self.write(around, is_reachable);
+            did = true;
+        }
+        self.elect(election, around, is_reachable);
+        if self.pass.is_some() {
+            return Ok(did);
+        }
+        Ok(self.think(around, is_reachable)? || did)
+    }
+
+    fn suffer(&mut self, election: &mut Election, around: &mut Surroundings<'_>) {
+        let now_ms = around.now_ms;
+        if around.faults.strikes(Fault::Restart) {
+            self.crash(around);
+        }
+        if self.leads(now_ms) && self.pass.is_none() && around.faults.strikes(Fault::HandOver) {
+            election.holder = None;
+            self.crash(around);
+        }
+        if around.faults.strikes(Fault::Freeze) {
+            self.frozen_until_ms = now_ms + around.faults.amount(1_000, 40_000);
+        }
+        if around.faults.strikes(Fault::Cut) {
+            self.cut_until_ms = now_ms + around.faults.amount(1_000, 30_000);
+        }
+        if around.faults.strikes(Fault::ClockJump) {
+            let hours = i64::try_from(around.faults.amount(0, 96)).unwrap_or(0) - 48;
+            self.clock_error_s = hours * 3600;
+        }
+    }
+
+    fn watch(&mut self, around: &mut Surroundings<'_>) -> bool {
+        let mut did = false;
+        for feed in &mut self.feeds {
+            if feed.behind(around.server) == 0 {
+                if around.faults.strikes(Fault::LostWatch) {
+                    feed.lose();
+                }
+                let entries = 1 + around.random.below(3);
+                if around.faults.strikes(Fault::RepeatedEvents) {
+                    feed.repeat(entries);
+                }
+                continue;
+            }
+            if around.faults.strikes(Fault::LateEvents) {
+                continue;
+            }
+            // In peace all that there is, else some of it.
+            let limit = if around.faults.at_peace { usize::MAX } else { 1 + around.random.below(6) };
+            for _ in 0..limit {
+                let Some(change) = feed.next(around.server) else { break };
+                self.core.absorb(feed.kind.input(change));
+                did = true;
+            }
+        }
+        did
+    }
+
+    fn elect(&mut self, election: &mut Election, around: &Surroundings<'_>, is_reachable: bool) {
+        let now_ms = around.now_ms;
+        let is_free = election.holder.is_none() || now_ms >= election.renewed_ms + LEASE_MS;
+        let is_own = election.holder == Some(self.index);
+        let is_due = !self.leads(now_ms) || now_ms >= self.renewed_ms + RENEW_EVERY_MS;
+        if is_reachable && is_due && (is_own || is_free) {
+            election.changes += u64::from(!is_own);
+            election.holder = Some(self.index);
+            election.renewed_ms = now_ms;
+            election.renewals += 1;
+            self.renewed_ms = now_ms;
+            self.leads_until_ms = now_ms + RENEW_DEADLINE_MS;
+        } else if is_reachable && !is_own {
+            // It sees that another one leads.
+            self.leads_until_ms = 0;
+        }
+        let leads = self.leads(now_ms);
+        if leads != self.was_leading {
+            self.was_leading = leads;
+            self.core.leadership_changed();
+        }
+    }
+
+    fn now(&self, now_ms: u64) -> Duration {
+        Duration::from_millis(now_ms.saturating_sub(self.started_ms))
+    }
+
+    fn think(&mut self, around: &mut Surroundings<'_>, is_reachable: bool) -> Result<bool, String> {
+        let (now, leads) = (self.now(around.now_ms), self.leads(around.now_ms));
+        match self.core.due(now, leads) {
+            Due::Nothing => return Ok(false),
+            Due::Leases => {
+                let fails = !is_reachable || around.faults.strikes(Fault::FailedList);
+                let leases = (!fails).then(|| leases(around.server));
+                self.core.leases_read(now, leases);
+                if fails {
+                    return Ok(true);
+                }
+            }
+            Due::Pass => {}
+        }
+        let Planned { changed, notices } = match self.core.plan(now) {
+            Ok(planned) => planned,
+            Err(found) => {
+                let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+                return Err(format!(
+                    "controller {} would write a wrong plan: {}",
+                    self.index,
+                    texts.join("; ")
+                ));
+            }
+        };
+        let wall = around.server.wall().as_second().saturating_add(self.clock_error_s);
+        let wall = Time(jiff::Timestamp::from_second(wall).unwrap_or_default());
+        self.pass = Some(Pass { writes: Writes::new(changed, wall), jobs: Vec::new(), notices });
+        self.next_writes(around.now_ms);
+        Ok(true)
+    }
+
+    /// The next step's writes, or the end of the pass.
+    fn next_writes(&mut self, now_ms: u64) {
+        let (now, leads) = (self.now(now_ms), self.leads(now_ms));
+        let Some(pass) = &mut self.pass else { return };
+        while pass.jobs.is_empty() {
+            match pass.writes.next(&self.core.state, leads) {
+                Some(jobs) => pass.jobs = jobs,
+                None => {
+                    let Some(pass) = self.pass.take() else { return };
+                    self.core.written(now, pass.writes.outcome(), pass.notices);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Some of the writes that are under way, in any order.
+    fn write(&mut self, around: &mut Surroundings<'_>, is_reachable: bool) {
+        let count = if around.faults.at_peace { usize::MAX } else { 1 + around.random.below(4) };
+        for _ in 0..count {
+            let Some(pass) = &mut self.pass else { return };
+            if pass.jobs.is_empty() {
+                self.next_writes(around.now_ms);
+                return;
+            }
+            let job = pass.jobs.swap_remove(around.random.below(pass.jobs.len()));
+            if around.faults.strikes(Fault::Crash) {
+                pass.jobs.push(job);
+                self.crash(around);
+                return;
+            }
+            let answer = if is_reachable { send(around, &job.write) } else { Err(unavailable()) };
+            pass.writes.answered(&mut self.core.state, &job, job.write.outcome(answer));
+        }
+        if self.pass.as_ref().is_some_and(|pass| pass.jobs.is_empty()) {
+            self.next_writes(around.now_ms);
+        }
+    }
+}
+
+/// All port leases, as a list says them.
+fn leases(server: &Server) -> Vec<EgressPortLease> {
+    let lease = |object: &std::sync::Arc<Object>| match &**object {
+        Object::Lease(lease) => Some((**lease).clone()),
+        _ => None,
+    };
+    server.all(Kind::Lease).values().filter_map(lease).collect()
+}
+
+/// A write, with all that may happen on its way.
+pub fn send(around: &mut Surroundings<'_>, write: &Write) -> Result<Value, kube::Error> {
+    if around.is_outage || around.faults.strikes(Fault::LostWrite) {
+        return Err(unavailable());
+    }
+    if around.faults.strikes(Fault::Conflict) {
+        let status = kube::core::Status { code: 409, ..kube::core::Status::default() };
+        return Err(kube::Error::Api(Box::new(status)));
+    }
+    if around.faults.strikes(Fault::LateWrite) {
+        send_late(around, write.clone());
+        return Err(unavailable());
+    }
+    let answer = around.server.write(write);
+    if around.faults.strikes(Fault::LostAnswer) { Err(unavailable()) } else { answer }
+}
+
+fn send_late(around: &mut Surroundings<'_>, write: Write) {
+    let at_ms = around.now_ms + around.random.between(500, LATE_WRITE_MAX_MS);
+    around.late.push(LateWrite { at_ms, write });
+}
+
+fn unavailable() -> kube::Error {
+    kube::Error::Service("no answer".into())
+}
