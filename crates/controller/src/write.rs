@@ -1,11 +1,13 @@
 //! Writes what differs between the plan and the objects.
 //!
 //! In steps, each complete before the next begins: what a step wrote is known to the one after it, ports are taken from
-//! one node before another gets them, and a policy says that it is in force after everything that it needs is written.
+//! one node before another gets them, as are EIPs from gateways, and a policy says that it is in force after everything that it needs is written.
 
 mod job;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use api::names;
@@ -18,9 +20,9 @@ use futures::{StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::Client;
 use kube::api::ObjectMeta;
-use model::PortBlock;
 use model::port_lease::PortLease;
 use model::tunnel::Tunnel;
+use model::{EipPair, PortBlock};
 use plan::endpoint_slices::label_value;
 use plan::outcome::TunnelPlan;
 use plan::snapshot::{SliceKey, SliceRecord};
@@ -57,11 +59,13 @@ enum Step {
     Objects,
     TakeLeases,
     GiveLeases,
-    Gateways,
+    TakeEips,
+    GiveEips,
     Policies,
 }
 
-const STEPS: [Step; 5] = [Step::Objects, Step::TakeLeases, Step::GiveLeases, Step::Gateways, Step::Policies];
+const STEPS: [Step; 6] =
+    [Step::Objects, Step::TakeLeases, Step::GiveLeases, Step::TakeEips, Step::GiveEips, Step::Policies];
 
 /// The writes of one plan, step by step. What goes into it are answers, what comes out are the next writes.
 pub struct Writes {
@@ -114,7 +118,7 @@ impl Writes {
             Step::Objects => writer.objects(),
             Step::TakeLeases => writer.tunnel_statuses().into_iter().chain(writer.leases(true)).collect(),
             Step::GiveLeases => writer.leases(false),
-            Step::Gateways => writer.gateway_statuses(),
+            Step::TakeEips | Step::GiveEips => writer.gateway_statuses(),
             Step::Policies => {
                 let statuses = writer.policy_statuses().into_iter();
                 statuses.chain(writer.cluster_info()).chain(writer.slices()).collect()
@@ -305,16 +309,35 @@ impl Writer<'_> {
         jobs
     }
 
+    /// Statuses of gateways, without the EIPs that they get from another one whose status has them still, as far as is known.
+    /// So the same step takes EIPs, and gives them when it is done once more.
     fn gateway_statuses(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
         if self.parts.is_some() {
             return jobs;
         }
+        let known = &self.state.planner.snapshot().gateways;
+        let mut holders: BTreeMap<IpAddr, Vec<&str>> = BTreeMap::new();
+        for (name, record) in known {
+            for address in record.status.eips().flat_map(|(eip, _, _)| eip.addresses()) {
+                holders.entry(address).or_default().push(name);
+            }
+        }
         for (name, planned) in &self.plan.gateways {
             let Some(object) = self.state.gateways.get(name) else { continue };
+            let waits = |eip: &EipPair| {
+                let holders = eip.addresses().filter_map(|address| holders.get(&address));
+                holders.into_iter().any(|holders| !holders.contains(&name.as_str()))
+            };
+            let mut planned = Cow::Borrowed(planned);
+            if planned.status.eips().any(|(eip, _, _)| waits(&eip)) {
+                let status = &mut planned.to_mut().status;
+                status.unplaced.retain(|eip, _| !waits(eip));
+                status.nodes.values_mut().for_each(|node| node.eips.retain(|eip, _| !waits(eip)));
+            }
             let before =
                 object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-            let status = render::gateway_status(planned, before, object.metadata.generation, self.now);
+            let status = render::gateway_status(&planned, before, object.metadata.generation, self.now);
             let mut wanted = object.clone();
             wanted.status = Some(status);
             jobs.extend(patch_job(object, &wanted, Part::Status, Input::Gateway));
@@ -450,8 +473,11 @@ fn is_observed(metadata: &ObjectMeta, status: Option<&EgressPolicyStatus>) -> bo
     ready.is_some_and(|ready| ready.observed_generation == metadata.generation)
 }
 
-fn blocks(lease: &PortLease) -> BTreeSet<(model::EipPair, PortBlock)> {
+fn blocks(lease: &PortLease) -> BTreeSet<(EipPair, PortBlock)> {
     let of_eip =
         lease.leases.iter().map(|lease| lease.blocks.iter().map(move |leased| (lease.eip, leased.block)));
     of_eip.flatten().collect()
 }
+
+#[cfg(test)]
+mod tests;
