@@ -50,7 +50,7 @@ fn template() -> Store {
     static TEMPLATE: OnceLock<Store> = OnceLock::new();
     let make = || {
         let mut random = Random::new(0);
-        let mut rng = || random.next();
+        let mut rng = || random.bits();
         let mut ctx = Context { now: at(0), rng: &mut rng };
         let mut store = Store::new(StoreOptions::default(), &mut ctx);
         let definitions = store
@@ -230,7 +230,7 @@ impl Server {
     ) -> Result<T, kube::Error> {
         let before = self.store.resource_version();
         let random = &mut self.random;
-        let mut rng = || random.next();
+        let mut rng = || random.bits();
         let mut ctx = Context { now: at(self.now_ms), rng: &mut rng };
         let done = act(&mut self.store, &mut ctx).map_err(|error| api_error(&error))?;
         if self.store.resource_version() != before {
@@ -243,7 +243,7 @@ impl Server {
     /// Lets the store do what follows from what was written, and notes all that happened.
     fn settle(&mut self) {
         let random = &mut self.random;
-        let mut rng = || random.next();
+        let mut rng = || random.bits();
         let mut ctx = Context { now: at(self.now_ms), rng: &mut rng };
         self.store.tick(&mut ctx);
         let mut cursors = std::mem::take(&mut self.cursors);
