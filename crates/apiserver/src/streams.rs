@@ -1,4 +1,4 @@
-//! Pods' streams: `exec` over WebSocket and `log`.
+//! Pods' streams: `exec`, `attach`, `portforward` and `log`.
 //!
 //! The server speaks the protocols; what runs in a pod is known to whoever implements [`PodStreams`].
 
@@ -6,11 +6,14 @@ pub(crate) mod exec;
 pub(crate) mod frames;
 pub(crate) mod log;
 pub(crate) mod pod;
+pub(crate) mod port_forward;
+mod spdy;
+mod upgrade;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::sync::mpsc;
 
 /// Runs commands in pods and reads their logs.
@@ -24,6 +27,20 @@ pub trait PodStreams: Send + Sync + 'static {
         request: ExecRequest,
         streams: ExecStreams,
     ) -> BoxFuture<'static, Result<i32, StreamError>>;
+
+    /// Connects a client to what a container's program reads and writes, from now on, until the program ends; answers its
+    /// exit code. The future is dropped when the client goes away, which does the program no harm.
+    fn attach(
+        &self,
+        request: AttachRequest,
+        streams: ExecStreams,
+    ) -> BoxFuture<'static, Result<i32, StreamError>>;
+
+    /// Connects to a TCP port at a pod's loopback device.
+    fn connect(
+        &self,
+        request: PortRequest,
+    ) -> BoxFuture<'static, Result<Box<dyn PodConnection>, StreamError>>;
 
     /// Opens the log of a container. The stream ends where the log does, unless `follow` is set: then it goes on
     /// until the container ends.
@@ -49,6 +66,37 @@ pub struct ExecRequest {
     /// Whether the client wants a terminal: then stderr is part of stdout.
     pub tty: bool,
 }
+
+/// A container to attach to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachRequest {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// Node that the pod is bound to.
+    pub node: String,
+    /// Container, which the pod is known to have.
+    pub container: String,
+}
+
+/// A port to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortRequest {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// Node that the pod is bound to.
+    pub node: String,
+    /// TCP port, not 0.
+    pub port: u16,
+}
+
+/// A connection to a port of a pod.
+pub trait PodConnection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> PodConnection for T {}
 
 /// The ends of a command's streams; those that the client did not ask for are `None`.
 #[derive(Debug)]
@@ -116,10 +164,22 @@ pub struct NoPodStreams;
 
 impl PodStreams for NoPodStreams {
     fn exec(&self, _: ExecRequest, _: ExecStreams) -> BoxFuture<'static, Result<i32, StreamError>> {
-        Box::pin(std::future::ready(Err(StreamError::BadRequest("this server runs no pods".to_owned()))))
+        Box::pin(std::future::ready(Err(no_pods())))
+    }
+
+    fn attach(&self, _: AttachRequest, _: ExecStreams) -> BoxFuture<'static, Result<i32, StreamError>> {
+        Box::pin(std::future::ready(Err(no_pods())))
+    }
+
+    fn connect(&self, _: PortRequest) -> BoxFuture<'static, Result<Box<dyn PodConnection>, StreamError>> {
+        Box::pin(std::future::ready(Err(no_pods())))
     }
 
     fn logs(&self, _: LogRequest) -> BoxFuture<'static, Result<LogStream, StreamError>> {
-        Box::pin(std::future::ready(Err(StreamError::BadRequest("this server runs no pods".to_owned()))))
+        Box::pin(std::future::ready(Err(no_pods())))
     }
+}
+
+fn no_pods() -> StreamError {
+    StreamError::BadRequest("this server runs no pods".to_owned())
 }

@@ -45,8 +45,9 @@ pub(super) async fn answer(
     match (subresource, call.method.as_str()) {
         ("log", "GET") => Ok(streams::log::answer(&call, &name).await?),
         ("exec", "GET" | "POST") => Ok(streams::exec::answer(call, connection, &name, parts).await?),
-        ("attach" | "portforward", "GET" | "POST") => {
-            Err(StatusError::bad_request(format!("this server has no pods/{subresource}")).into())
+        ("attach", "GET" | "POST") => Ok(streams::exec::attach(call, connection, &name, parts).await?),
+        ("portforward", "GET" | "POST") => {
+            Ok(streams::port_forward::answer(call, connection, &name, parts).await?)
         }
         ("eviction", "POST") => eviction(&call, &name, body).await,
         ("binding", "POST") => binding(&call, &name, body).await,

@@ -1,4 +1,4 @@
-//! `pods/N/exec` over WebSocket.
+//! `pods/N/exec` and `pods/N/attach` over WebSocket.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -6,14 +6,15 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts as _;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use bytes::{Buf as _, Bytes};
+use futures::future::BoxFuture;
 use http::request::Parts;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::frames::{self, Frame, Output, V4, V5};
-use super::{ExecRequest, ExecStreams, PodStreams, TerminalSize, log, pod};
+use super::upgrade::in_background;
+use super::{AttachRequest, ExecRequest, ExecStreams, StreamError, TerminalSize, log, pod};
 use crate::http::{Answer, Call, Connection, Query};
 use crate::status_error::StatusError;
 
@@ -31,9 +32,40 @@ pub(crate) async fn answer(
     call: Call,
     connection: &Connection,
     name: &str,
-    mut parts: Parts,
+    parts: Parts,
 ) -> Result<Answer, StatusError> {
     let (request, wanted) = prepare(&call, name)?;
+    let pods = Arc::clone(&call.state.streams);
+    let start = move |streams| pods.exec(request, streams);
+    upgrade(call, connection, parts, wanted, "exec", start).await
+}
+
+/// Answers a request for a running program by upgrading it.
+pub(crate) async fn attach(
+    call: Call,
+    connection: &Connection,
+    name: &str,
+    parts: Parts,
+) -> Result<Answer, StatusError> {
+    let (place, wanted) = place(&call, name, "attach to")?;
+    let Place { namespace, node, container } = place;
+    let request = AttachRequest { namespace, pod: name.to_owned(), node, container };
+    let pods = Arc::clone(&call.state.streams);
+    let start = move |streams| pods.attach(request, streams);
+    upgrade(call, connection, parts, wanted, "attach", start).await
+}
+
+async fn upgrade<S>(
+    call: Call,
+    connection: &Connection,
+    mut parts: Parts,
+    wanted: Wanted,
+    what: &'static str,
+    start: S,
+) -> Result<Answer, StatusError>
+where
+    S: FnOnce(ExecStreams) -> Ending + Send + 'static,
+{
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &())
         .await
         .map_err(|_| StatusError::bad_request("Upgrade request required"))?
@@ -44,34 +76,12 @@ pub(crate) async fn answer(
             "no known protocol is offered, this server has {V5} and {V4}"
         )));
     }
-    let slot = Arc::clone(&call.state.watches).try_acquire_owned().map_err(|_| {
-        StatusError::too_many_requests("too many streams are open, please try again later", 1)
-    })?;
-    let cut = connection.cut.clone();
-    let state = call.state;
-    Ok(upgrade.on_upgrade(move |socket| async move {
-        let tasks = state.tasks.clone();
-        tasks
-            .track_future(async {
-                let ended = tokio::select! {
-                    ended = Session::run(&*state.streams, socket, request, wanted) => ended,
-                    () = ended(&cut, &state.shutdown) => Err(axum::Error::new("the connection is cut")),
-                };
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "exec ended early");
-                }
-                drop(slot);
-            })
-            .await;
-    }))
+    let background = in_background(call.state, connection, what)?;
+    Ok(upgrade.on_upgrade(move |socket| background.run(Session::run(socket, wanted, start))))
 }
 
-async fn ended(cut: &CancellationToken, shutdown: &CancellationToken) {
-    tokio::select! {
-        () = cut.cancelled() => {}
-        () = shutdown.cancelled() => {}
-    }
-}
+/// How a command ends.
+type Ending = BoxFuture<'static, Result<i32, StreamError>>;
 
 /// Which streams a client wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,22 +104,35 @@ impl Wanted {
     }
 }
 
-fn prepare(call: &Call, name: &str) -> Result<(ExecRequest, Wanted), StatusError> {
+/// A container that runs.
+struct Place {
+    namespace: String,
+    node: String,
+    container: String,
+}
+
+/// Finds the container; `action` says in the refusal what can't be done.
+fn place(call: &Call, name: &str, action: &str) -> Result<(Place, Wanted), StatusError> {
     let found = pod::find(call, name)?;
     let container = pod::container(&found, name, call.query.text("container"))?;
     let node = pod::node(&found, name)?;
     let phase = found.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
     if matches!(phase, "Succeeded" | "Failed") {
-        let message = format!("cannot exec into a container in a completed pod; current phase is {phase}");
+        let message = format!("cannot {action} a container in a completed pod; current phase is {phase}");
         return Err(StatusError::bad_request(message));
     }
+    let wanted = Wanted::parse(&call.query)?;
+    Ok((Place { namespace: call.namespace.clone().unwrap_or_default(), node, container }, wanted))
+}
+
+fn prepare(call: &Call, name: &str) -> Result<(ExecRequest, Wanted), StatusError> {
+    let (place, wanted) = place(call, name, "exec into")?;
     let command: Vec<String> = call.query.all("command").map(str::to_owned).collect();
     if command.is_empty() {
         return Err(StatusError::bad_request("you must specify a command for the container"));
     }
-    let wanted = Wanted::parse(&call.query)?;
-    let namespace = call.namespace.clone().unwrap_or_default();
     let tty = call.query.flag("tty");
+    let Place { namespace, node, container } = place;
     Ok((ExecRequest { namespace, pod: name.to_owned(), node, container, command, tty }, wanted))
 }
 
@@ -124,10 +147,9 @@ struct Session {
 
 impl Session {
     async fn run(
-        pods: &dyn PodStreams,
         socket: WebSocket,
-        request: ExecRequest,
         wanted: Wanted,
+        start: impl FnOnce(ExecStreams) -> Ending,
     ) -> Result<(), axum::Error> {
         let pipe = |wanted: bool| wanted.then(|| tokio::io::duplex(STREAM_BYTES_MAX)).unzip();
         let (stdin, their_stdin) = pipe(wanted.stdin);
@@ -141,7 +163,7 @@ impl Session {
             resize: their_resize,
         };
         let mut session = Self { socket, stdin, input: Bytes::new(), resize };
-        let mut command = pods.exec(request, streams);
+        let mut command = start(streams);
         let mut result = None;
         let mut pieces = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
         // Over when the command has ended and all that it wrote was sent.

@@ -1,6 +1,9 @@
-//! Logs and exec.
+//! Logs, exec, attach and port-forward.
 
-use apiserver::streams::{ExecRequest, ExecStreams, LogRequest, LogStream, PodStreams, StreamError};
+use apiserver::streams::{
+    AttachRequest, ExecRequest, ExecStreams, LogRequest, LogStream, PodConnection, PodStreams, PortRequest,
+    StreamError,
+};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -40,6 +43,38 @@ impl PodStreams for EchoPods {
                 other => return Err(StreamError::Internal(format!("no such program: {other:?}"))),
             }
             Ok(0)
+        })
+    }
+
+    fn attach(
+        &self,
+        request: AttachRequest,
+        streams: ExecStreams,
+    ) -> BoxFuture<'static, Result<i32, StreamError>> {
+        Box::pin(async move {
+            let text = format!("{} says this\n", request.container);
+            streams.stdout.expect("stdout").write_all(text.as_bytes()).await.expect("written");
+            Ok(0)
+        })
+    }
+
+    /// Says its port, then what it hears; nobody listens at port 81.
+    fn connect(
+        &self,
+        request: PortRequest,
+    ) -> BoxFuture<'static, Result<Box<dyn PodConnection>, StreamError>> {
+        Box::pin(async move {
+            if request.port == 81 {
+                return Err(StreamError::Internal("connection refused".to_owned()));
+            }
+            let (near, mut far) = tokio::io::duplex(1024);
+            tokio::spawn(async move {
+                far.write_all(format!("{}:", request.port).as_bytes()).await?;
+                let (mut read, mut write) = tokio::io::split(far);
+                tokio::io::copy(&mut read, &mut write).await?;
+                write.shutdown().await
+            });
+            Ok(Box::new(near) as Box<dyn PodConnection>)
         })
     }
 
@@ -107,7 +142,14 @@ async fn exec_without_upgrade_and_port_forward_are_refused_with_a_status() {
     client.get(&format!("{pod}/exec?command=ls&stdout=true")).await.fails(400, "BadRequest");
     client.get(&format!("{pod}/exec?command=ls")).await.fails(400, "BadRequest");
     client.get(&format!("{pod}/exec?stdout=true")).await.fails(400, "BadRequest");
-    client.get(&format!("{pod}/portforward?ports=80")).await.fails(400, "BadRequest");
+    client.get(&format!("{pod}/attach?stdout=true")).await.fails(400, "BadRequest");
+    for query in ["", "?ports=80", "?ports=http"] {
+        client.get(&format!("{pod}/portforward{query}")).await.fails(400, "BadRequest");
+        client
+            .post(&format!("{pod}/portforward{query}"), &serde_json::json!({}))
+            .await
+            .fails(400, "BadRequest");
+    }
 }
 
 mod by_kube_rs {
@@ -126,6 +168,35 @@ mod by_kube_rs {
         let client = crate::kube_rs::client(cluster).await;
         let pods: Api<Pod> = Api::namespaced(client, "default");
         in_time(pods.exec("p", command.iter().copied(), &params)).await.expect("the command starts")
+    }
+
+    #[tokio::test]
+    async fn attach_shows_what_a_program_says() {
+        let cluster = Cluster::start().await;
+        cluster.running_pod("p", &["a"]).await;
+        let pods: Api<Pod> = Api::namespaced(crate::kube_rs::client(&cluster).await, "default");
+        let params = AttachParams::default().stderr(false);
+        let mut process = in_time(pods.attach("p", &params)).await.expect("the program runs");
+        assert_eq!(stdout(&mut process).await, "a says this\n");
+        assert_eq!(status(process).await.status.as_deref(), Some("Success"));
+    }
+
+    #[tokio::test]
+    async fn ports_are_forwarded_together_and_what_fails_is_told() {
+        let cluster = Cluster::start().await;
+        cluster.running_pod("p", &["a"]).await;
+        let pods: Api<Pod> = Api::namespaced(crate::kube_rs::client(&cluster).await, "default");
+        let mut forwarder = in_time(pods.portforward("p", &[80, 8080, 81])).await.expect("a connection");
+        for port in [80_u16, 8080] {
+            let mut stream = forwarder.take_stream(port).expect("a stream");
+            let expected = format!("{port}:hello");
+            in_time(stream.write_all(b"hello")).await.expect("written");
+            let mut heard = vec![0; expected.len()];
+            in_time(stream.read_exact(&mut heard)).await.expect("an answer");
+            assert_eq!(String::from_utf8_lossy(&heard), expected);
+        }
+        let error = in_time(forwarder.take_error(81).expect("a way to be told")).await;
+        assert_eq!(error.as_deref(), Some("error forwarding port 81: connection refused"));
     }
 
     async fn stdout(process: &mut AttachedProcess) -> String {

@@ -1,24 +1,32 @@
-//! `exec` and `logs` for the API server.
+//! `exec`, `attach`, `portforward` and `logs` for the API server.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
+use std::time::Duration;
 
 use apiserver::streams::{
-    ExecRequest, ExecStreams, LogRequest, LogStream, PodStreams, StreamError, TerminalSize,
+    AttachRequest, ExecRequest, ExecStreams, LogRequest, LogStream, PodConnection, PodStreams, PortRequest,
+    StreamError, TerminalSize,
 };
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use kernel::Netns;
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use crate::container::exit_code;
 use crate::container::process::enter;
 use crate::container::spec::{EnterSpec, Program};
-use crate::kubelet::registry::{Registry, RunningContainer};
+use crate::kubelet::registry::{Registry, RunningContainer, RunningPod};
 use crate::world::Key;
 
 /// What a command gets to know of its terminal when the client says nothing.
 const TERMINAL: &str = "xterm";
+/// Loopback answers at once, unless what listens there is stuck.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Looks pods up in the registry and starts commands beside their containers.
 #[derive(Clone, Debug)]
@@ -40,15 +48,20 @@ impl LabStreams {
         pod: &str,
         container: &str,
     ) -> Result<RunningContainer, StreamError> {
-        let key = Key { namespace: namespace.to_string(), name: pod.to_string() };
         let waiting = || waiting(pod, container);
-        let found = self.registry.get(&key).ok_or_else(waiting)?;
+        let found = self.pod(namespace, pod)?.ok_or_else(waiting)?;
+        found.containers.into_iter().find(|running| running.name == container).ok_or_else(waiting)
+    }
+
+    fn pod(&self, namespace: &str, pod: &str) -> Result<Option<RunningPod>, StreamError> {
+        let key = Key { namespace: namespace.to_string(), name: pod.to_string() };
+        let Some(found) = self.registry.get(&key) else { return Ok(None) };
         if self.cut.borrow().contains(&found.node) {
             let message =
                 format!("error dialing backend: dial tcp {}:10250: connect: no route to host", found.node);
             return Err(StreamError::Internal(message));
         }
-        found.containers.into_iter().find(|running| running.name == container).ok_or_else(waiting)
+        Ok(Some(found))
     }
 }
 
@@ -83,6 +96,54 @@ impl PodStreams for LabStreams {
         })
     }
 
+    /// Programs in the lab read nothing and write to their logs, so that is what a client sees.
+    fn attach(
+        &self,
+        request: AttachRequest,
+        streams: ExecStreams,
+    ) -> BoxFuture<'static, Result<i32, StreamError>> {
+        let container = self.container(&request.namespace, &request.pod, &request.container);
+        Box::pin(async move {
+            let from_now_on = LogRequest {
+                container: request.container.clone(),
+                pod: request.pod.clone(),
+                follow: true,
+                tail_lines: Some(0),
+                ..LogRequest::default()
+            };
+            let log = container?.log.read(&from_now_on);
+            let mut log = log.ok_or_else(|| waiting(&request.pod, &request.container))?;
+            let mut stdout = streams.stdout;
+            while let Some(piece) = log.next().await {
+                let piece = piece.map_err(|error| StreamError::Internal(error.to_string()))?;
+                if let Some(out) = &mut stdout {
+                    out.write_all(&piece).await.map_err(|error| StreamError::Internal(error.to_string()))?;
+                }
+            }
+            Ok(0)
+        })
+    }
+
+    fn connect(
+        &self,
+        request: PortRequest,
+    ) -> BoxFuture<'static, Result<Box<dyn PodConnection>, StreamError>> {
+        let found = self.pod(&request.namespace, &request.pod);
+        Box::pin(async move {
+            let containers = found?.map(|pod| pod.containers).unwrap_or_default();
+            let process = containers.iter().find_map(|container| container.pid);
+            let process =
+                process.ok_or_else(|| StreamError::Internal(format!("pod {} does not run", request.pod)))?;
+            let connecting = tokio::task::spawn_blocking(move || connect_inside(process, request.port));
+            let connected = connecting.await.map_err(std::io::Error::other).and_then(|connected| connected);
+            let connected = connected.and_then(TcpStream::from_std);
+            match connected {
+                Ok(stream) => Ok(Box::new(stream) as Box<dyn PodConnection>),
+                Err(error) => Err(StreamError::Internal(error.to_string())),
+            }
+        })
+    }
+
     fn logs(&self, request: LogRequest) -> BoxFuture<'static, Result<LogStream, StreamError>> {
         let container = self.container(&request.namespace, &request.pod, &request.container);
         Box::pin(async move {
@@ -97,6 +158,21 @@ impl PodStreams for LabStreams {
             container?.log.read(&request).ok_or_else(missing)
         })
     }
+}
+
+/// Connects to a port at the loopback device that a process sees.
+fn connect_inside(process: i32, port: u16) -> std::io::Result<std::net::TcpStream> {
+    let namespace = Netns::open(format!("/proc/{process}/ns/net")).map_err(std::io::Error::other)?;
+    let connect = move || {
+        let connect = |address: IpAddr| {
+            std::net::TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_TIMEOUT)
+        };
+        let v4 = connect(Ipv4Addr::LOCALHOST.into());
+        v4.or_else(|error| connect(Ipv6Addr::LOCALHOST.into()).map_err(|_| error))
+    };
+    let stream = namespace.run(connect).map_err(std::io::Error::other)??;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 /// What Kubernetes says of a container that has not run yet.

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use lab::Lab;
 
-use crate::setup::{alone, deployment, has_kubectl, kubectl, kubectl_with_input, options, text, until, up};
+use crate::setup::{
+    Background, alone, deployment, has_kubectl, kubectl, kubectl_with_input, options, text, until, up,
+};
 
 #[test]
 fn kubectl_applies_scales_rolls_out_logs_execs_and_deletes() {
@@ -57,6 +59,62 @@ fn kubectl_applies_scales_rolls_out_logs_execs_and_deletes() {
         let pods = run(&["get", "pods", "-o", "name"]);
         if pods.is_empty() { Ok(()) } else { Err(pods) }
     });
+}
+
+#[test]
+fn kubectl_attaches_and_forwards_ports() {
+    let _alone = alone();
+    if !has_kubectl() {
+        return;
+    }
+    let mut options = options("forward");
+    options.install = false;
+    let Some(lab) = up(&options) else { return };
+    let pods = "apiVersion: v1
+kind: Pod
+metadata: {name: server}
+spec:
+  containers:
+    - {name: app, image: nettools, command: [nettools-server, -protocol, web, -webPort, '8080']}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: talker}
+spec:
+  restartPolicy: Never
+  containers:
+    - {name: app, image: test, command: [sh, -c, 'until [ -e /tmp/go ]; do sleep 0.05; done; echo here I am']}
+";
+    text(&kubectl_with_input(&lab, &["apply", "-f", "-"], pods));
+    text(&kubectl(
+        &lab,
+        &["wait", "--for=jsonpath={.status.phase}=Running", "pod", "--all", "--timeout=60s"],
+    ));
+
+    let mut forwarding = Background::start(&lab, &["port-forward", "pod/server", ":8080", ":81"]);
+    let ports = forwarding.lines(4);
+    let local = |remote: &str| {
+        let line =
+            ports.iter().find(|line| line.contains("127.0.0.1:") && line.ends_with(&format!("-> {remote}")));
+        let line = line.unwrap_or_else(|| panic!("no port for {remote}: {ports:?}"));
+        let (_, rest) = line.split_once("127.0.0.1:").expect("an address");
+        rest.split(' ').next().expect("a port").to_string()
+    };
+    let curl = |url: String| {
+        std::process::Command::new("curl").args(["-s", "-m", "20", &url]).output().expect("curl runs")
+    };
+    for _ in 0..2 {
+        let answer = curl(format!("http://127.0.0.1:{}/", local("8080")));
+        assert!(String::from_utf8_lossy(&answer.stdout).contains("127.0.0.1"), "{answer:?}");
+    }
+    assert!(!curl(format!("http://127.0.0.1:{}/", local("81"))).status.success(), "nobody listens there");
+    let said = forwarding.end();
+    assert!(said.contains("error forwarding port 81"), "{said}");
+
+    let attached = Background::start(&lab, &["attach", "talker"]);
+    text(&kubectl(&lab, &["exec", "talker", "--", "touch", "/tmp/go"]));
+    let said = attached.wait();
+    assert!(said.contains("here I am"), "{said}");
 }
 
 #[test]

@@ -110,6 +110,46 @@ pub(crate) fn kubectl_with_input(lab: &Lab, arguments: &[&str], input: &str) -> 
     child.wait_with_output().expect("kubectl ends")
 }
 
+/// A kubectl that goes on for a while; it ends with this.
+pub(crate) struct Background {
+    child: std::process::Child,
+    out: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Background {
+    /// Starts kubectl.
+    pub(crate) fn start(lab: &Lab, arguments: &[&str]) -> Self {
+        let mut command = Command::new("kubectl");
+        command.arg("--kubeconfig").arg(lab.kubeconfig()).args(arguments);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("kubectl runs");
+        let out = std::io::BufReader::new(child.stdout.take().expect("its stdout"));
+        Self { child, out }
+    }
+
+    /// The next lines that it prints.
+    pub(crate) fn lines(&mut self, count: usize) -> Vec<String> {
+        use std::io::BufRead;
+        std::io::Read::by_ref(&mut self.out).lines().take(count).map(|line| line.expect("text")).collect()
+    }
+
+    /// Ends it; answers what else it has said.
+    pub(crate) fn end(mut self) -> String {
+        self.child.kill().expect("it is killed");
+        self.wait()
+    }
+
+    /// Waits until it ends; answers what else it has said.
+    pub(crate) fn wait(mut self) -> String {
+        use std::io::Read;
+        let mut said = String::new();
+        self.out.read_to_string(&mut said).expect("text");
+        self.child.stderr.take().expect("its stderr").read_to_string(&mut said).expect("text");
+        self.child.wait().expect("it ends");
+        said
+    }
+}
+
 /// A Deployment of pods that do nothing but exist.
 pub(crate) fn deployment(name: &str, replicas: u32) -> String {
     format!(
