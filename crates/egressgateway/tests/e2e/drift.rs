@@ -1,10 +1,11 @@
 //! Somebody else takes away what is ours in the kernel.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use datapath::compile::names;
+use datapath::nft::{Key, Value};
 use datapath::state::ROUTE_PROTOCOL;
 use datapath::transaction::{FoundTable, NftCommand};
 use kernel::Kernel;
@@ -94,6 +95,13 @@ fn table(kernel: &mut Kernel) -> Result<FoundTable> {
     kernel.nft.read(&agent_table())?.context("our table is not there")
 }
 
+/// The set of that name in IPv4's or both families' form, and what is in it.
+fn elements_of(table: &FoundTable, set: &str) -> Result<(String, BTreeMap<Key, Value>)> {
+    let found = table.sets.iter().find(|(name, _)| name.starts_with(set));
+    let (name, set) = found.with_context(|| format!("no set {set}"))?;
+    Ok((name.clone(), set.elements.clone()))
+}
+
 fn elements(world: &World) -> Result<()> {
     let scene = Scene::new(world, "elements", 175)?;
     let pod = scene.pod("app", PLAIN)?;
@@ -103,23 +111,25 @@ fn elements(world: &World) -> Result<()> {
     sequence.flow_on(world, 20)?;
     let mut kernel = world.kernel(PLAIN)?;
     let before = table(&mut kernel)?;
-    for set in [names::POD_CLASS, names::SNAT, names::SLOT_OF_ID] {
-        let name =
-            before.sets.keys().find(|name| name.starts_with(set)).with_context(|| format!("no set {set}"))?;
-        let elements = before.sets.get(name).map(|set| set.elements.clone()).unwrap_or_default();
-        ensure!(!elements.is_empty(), "{name} is empty");
-        let delete = NftCommand::DeleteElements {
-            table: agent_table(),
-            set: name.clone(),
-            keys: elements.keys().cloned().collect(),
-        };
+    let IpAddr::V4(eip) = scene.eip(0) else { bail!("an IPv4 scene") };
+    let IpAddr::V4(address) = pod.address else { bail!("an IPv4 pod") };
+    let of_eip = |value: &Value| matches!(value, Value::Data(data) if data.starts_with(&eip.octets()));
+    let snat = elements_of(&before, names::SNAT)?.1;
+    let id = snat.iter().find(|(_, value)| of_eip(value)).map(|(key, _)| key.clone()).context("no id")?;
+    let pod_key = Key::Exact(address.octets().to_vec());
+    // What belongs to other scenes may come and go.
+    for (set, own) in [(names::POD_CLASS, pod_key), (names::SNAT, id.clone()), (names::SLOT_OF_ID, id)] {
+        let (name, elements) = elements_of(&table(&mut kernel)?, set)?;
+        ensure!(elements.contains_key(&own), "{name} has {elements:?}, not {own:?}");
+        let keys = elements.into_keys().collect();
+        let delete = NftCommand::DeleteElements { table: agent_table(), set: name.clone(), keys };
         match kernel.nft.apply(&[delete]) {
             Err(_) => ensure!(before.owned, "{name}: the kernel refuses, although nobody owns the table"),
             Ok(()) => ensure!(!before.owned, "{name}: somebody else could change our table"),
         }
-        world.until("all elements are there", || {
-            let now = table(&mut kernel)?.sets.get(name).map(|set| set.elements.clone()).unwrap_or_default();
-            ensure!(now == elements, "{name} has {now:?}");
+        world.until("the element is there", || {
+            let now = elements_of(&table(&mut kernel)?, set)?.1;
+            ensure!(now.contains_key(&own), "{name} has {now:?}, not {own:?}");
             Ok(())
         })?;
         sequence.flow_on(world, 20)?;

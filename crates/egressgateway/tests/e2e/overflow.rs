@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use datapath::compile::names;
+use datapath::nft;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Node;
 use kernel::conntrack::{ConntrackSocket, FlowFilter};
@@ -17,7 +18,7 @@ use crate::failover::Broken;
 use crate::restarts::{CONTROLLER, ready_controller};
 use crate::scene::Scene;
 use crate::traffic::{self, Held, Sequence};
-use crate::world::{GATEWAYS, PLAIN, SYSTEM, World, text};
+use crate::world::{GATEWAYS, PLAIN, SYSTEM, World, agent_table, text};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("a_node_without_ports_uses_those_of_its_gateway", overflow),
@@ -77,6 +78,23 @@ fn lease(world: &World, node: &str, eip: IpAddr, gateway: &str, blocks: &Value) 
     world.patch("EgressPortLease", None, node, &json!({"spec": spec}))
 }
 
+/// First port of the block that a gateway holds.
+fn first_port(gateway: usize) -> usize {
+    49152 + 64 * gateway
+}
+
+/// First port of the block into which a gateway's kernel translates.
+fn translates_into(world: &World, gateway: &str, eip: IpAddr) -> Result<u16> {
+    let IpAddr::V4(eip) = eip else { bail!("an IPv4 scene") };
+    let table = world.kernel(gateway)?.nft.read(&agent_table())?.context("our table is not there")?;
+    let blocks = table.sets.get(&format!("{}4", names::OVERFLOW_SNAT)).context("no blocks")?;
+    let block = blocks.elements.get(&nft::Key::Exact(eip.octets().to_vec())).context("no block")?;
+    let nft::Value::Data(data) = block else { bail!("{block:?}") };
+    // The address, then the first and the last port.
+    let port = data.get(4..6).and_then(|port| port.try_into().ok()).context("no port")?;
+    Ok(u16::from_be_bytes(port))
+}
+
 fn overflow(world: &World) -> Result<()> {
     let scene = Scene::new(world, "overflow", 213)?;
     let pods = [scene.pod("far", PLAIN)?, scene.pod("near", GATEWAYS[0])?];
@@ -87,9 +105,14 @@ fn overflow(world: &World) -> Result<()> {
     let away = WithoutController::new(world)?;
     // Both gateways hold a small block of the upper range; the source and the pod next to a gateway hold nothing.
     for (number, gateway) in GATEWAYS.iter().enumerate() {
-        let first = 49152 + 64 * number;
-        let block = json!([{"first": first, "size": 64, "state": "Active", "role": "Overflow"}]);
+        let block = json!([{"first": first_port(number), "size": 64, "state": "Active", "role": "Overflow"}]);
         lease(world, gateway, scene.eip(0), scene.name, &block)?;
+        // What they had before is taken away, as the controller never would: so not from under a connection.
+        world.until("the gateway translates into it", || {
+            let first = translates_into(world, gateway, scene.eip(0))?;
+            ensure!(first == u16::try_from(first_port(number))?, "{first}");
+            Ok(())
+        })?;
     }
     lease(world, PLAIN, scene.eip(0), scene.name, &json!([]))?;
 
