@@ -24,6 +24,7 @@ pub mod control_loop;
 pub mod converge;
 pub mod debug;
 mod files;
+mod heartbeat;
 pub mod keys;
 pub mod linux;
 pub mod metrics;

@@ -19,6 +19,7 @@ use crate::announcer::Announcer;
 use crate::control_loop::{ControlLoop, Disk, Inbox, Outbox};
 use crate::converge::Converger;
 use crate::debug;
+use crate::heartbeat::Renewer;
 use crate::keys::NodeKey;
 use crate::linux::{self, Linux, UplinkChoice};
 use crate::metrics::{KernelCounters, Metrics};
@@ -74,6 +75,17 @@ async fn serve(config: Config) -> Result<()> {
     let heartbeat = Heartbeat::new(STUCK_AFTER);
     let not_ready = health.readiness.guard("the first pass over the kernel");
     let health = Health { heartbeats: vec![("control loop", heartbeat.clone())], ..health };
+    if let Some(failover) = config.feature.failover {
+        let namespace = Some(config.pod_namespace.as_str()).filter(|namespace| !namespace.is_empty());
+        let namespace = namespace.unwrap_or(client.default_namespace()).to_owned();
+        let period = Duration::from_secs(failover.update_s.into());
+        let renewer = Renewer::new(client.clone(), &namespace, node, period, heartbeat.clone());
+        let stop = supervisor.shutdown();
+        supervisor.spawn("heartbeat", async move {
+            renewer.run(stop).await;
+            Ok(())
+        });
+    }
     let (wishes, wishes_out) = watch::channel(Wish::default());
     let outbox = Outbox {
         probe: probe.clone(),
@@ -103,7 +115,7 @@ async fn serve(config: Config) -> Result<()> {
     let ended = start_loop(ControlLoop::new(node, converger, outbox), inbox)?;
     supervisor.spawn("control loop", async { ended.await.context("the loop's thread is gone")? });
     watches::start(&mut supervisor, &client, node, &events);
-    let writer = Writer::new(client, node, None);
+    let writer = Writer::new(client, node);
     let stop = shutdown.clone();
     supervisor.spawn("status", async move {
         writer.run(wishes_out, stop).await;

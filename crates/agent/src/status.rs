@@ -113,7 +113,7 @@ impl TunnelStatus {
 
     /// The patch that says so, at this time, of a node that has been as it is since then.
     #[must_use]
-    pub fn patch(&self, now: Timestamp, ready_since: Timestamp, heartbeat: bool) -> Value {
+    pub fn patch(&self, now: Timestamp, ready_since: Timestamp) -> Value {
         let mut status = json!({
             "tunnel": {"parent": {
                 "name": self.parent, "ipv4": self.parent_ipv4, "ipv6": self.parent_ipv6,
@@ -140,10 +140,8 @@ impl TunnelStatus {
             if let Some(phase) = self.phase {
                 fields.insert("phase".to_owned(), phase.as_str().into());
             }
-            if heartbeat {
-                let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-                fields.insert("lastHeartbeatTime".to_owned(), now.into());
-            }
+            let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            fields.insert("lastHeartbeatTime".to_owned(), now.into());
         }
         json!({"status": status})
     }
@@ -230,7 +228,7 @@ pub fn phase(tunnel: &Tunnel, programmed: bool, failing: bool) -> Option<Phase> 
         tunnel.mac.is_some() && tunnel.mark.is_some() && (tunnel.ipv4.is_some() || tunnel.ipv6.is_some());
     match tunnel.phase {
         _ if !addressed => None,
-        Some(Phase::NodeNotReady) => None,
+        Some(Phase::NodeNotReady | Phase::HeartbeatTimeout) => None,
         _ if programmed => Some(Phase::Ready),
         _ if failing => Some(Phase::Failed),
         _ => None,
@@ -242,8 +240,6 @@ pub struct Writer {
     node: String,
     tunnels: Api<EgressTunnel>,
     leases: Api<EgressPortLease>,
-    /// How often `lastHeartbeatTime` is refreshed; `None` where nobody reads it.
-    heartbeat: Option<Duration>,
     ready_since: Timestamp,
     was_ready: Option<bool>,
     written: Option<TunnelStatus>,
@@ -253,12 +249,11 @@ pub struct Writer {
 impl Writer {
     /// For this node.
     #[must_use]
-    pub fn new(client: Client, node: &str, heartbeat: Option<Duration>) -> Self {
+    pub fn new(client: Client, node: &str) -> Self {
         Self {
             node: node.to_owned(),
             tunnels: Api::all(client.clone()),
             leases: Api::all(client),
-            heartbeat,
             ready_since: Timestamp::now(),
             was_ready: None,
             written: None,
@@ -273,7 +268,7 @@ impl Writer {
             let wish = wishes.borrow_and_update().clone();
             let outcome = tokio::select! {
                 () = stop.cancelled() => return,
-                outcome = self.write(&wish, false) => outcome,
+                outcome = self.write(&wish) => outcome,
             };
             // What the watch does not show yet was perhaps undone by somebody: look again, but not at once.
             let settled = wish.tunnel.as_ref().is_none_or(|tunnel| tunnel.told) && wish.lease.is_none();
@@ -291,7 +286,6 @@ impl Writer {
             if again.is_some() {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            let beat = self.heartbeat.unwrap_or(Duration::MAX);
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = wishes.changed() => if changed.is_err() { return },
@@ -299,19 +293,14 @@ impl Writer {
                     self.written = None;
                     self.written_lease = None;
                 }
-                () = tokio::time::sleep(beat), if self.heartbeat.is_some() => {
-                    let wish = wishes.borrow().clone();
-                    if let Err(error) = self.write(&wish, true).await {
-                        tracing::warn!(%error, "heartbeat is not written");
-                    }
-                }
             }
         }
     }
 
-    async fn write(&mut self, wish: &Wish, beat: bool) -> Result<(), Error> {
+    async fn write(&mut self, wish: &Wish) -> Result<(), Error> {
         if let Some(TunnelWish { status, told }) = &wish.tunnel
-            && (beat || !told && self.written.as_ref() != Some(status))
+            && !told
+            && self.written.as_ref() != Some(status)
         {
             let now = Timestamp::now();
             let is_ready = status.programmed.as_ref().map(Result::is_ok);
@@ -319,7 +308,7 @@ impl Writer {
                 self.ready_since = now;
                 self.was_ready = is_ready;
             }
-            let patch = status.patch(now, self.ready_since, self.heartbeat.is_some());
+            let patch = status.patch(now, self.ready_since);
             let patched = self.tunnels.patch_status(&self.node, &parameters(), &Patch::Merge(&patch)).await;
             unless_gone(patched.map(drop))?;
             self.written = Some(status.clone());
@@ -365,7 +354,7 @@ mod tests {
     #[test]
     fn the_phase_is_ready_once_programmed_unless_the_controller_knows_better() {
         assert_eq!(phase(&tunnel(Some(Phase::Init)), true, false), Some(Phase::Ready));
-        assert_eq!(phase(&tunnel(Some(Phase::HeartbeatTimeout)), true, false), Some(Phase::Ready));
+        assert_eq!(phase(&tunnel(Some(Phase::HeartbeatTimeout)), true, false), None);
         assert_eq!(phase(&tunnel(Some(Phase::NodeNotReady)), true, false), None);
         assert_eq!(phase(&tunnel(Some(Phase::Init)), false, false), None);
         assert_eq!(phase(&tunnel(Some(Phase::Ready)), false, true), Some(Phase::Failed));
@@ -384,7 +373,7 @@ mod tests {
         };
         for programmed in [None, Some(Ok(())), Some(Err("no uplink".to_owned()))] {
             let status = TunnelStatus { programmed, ..status.clone() };
-            let patch = status.patch(Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, true);
+            let patch = status.patch(Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
             let object: EgressTunnel = serde_json::from_value(patch).unwrap();
             assert!(status.is_told_by(&api::convert::tunnel(&object)), "{object:?}");
             assert!(!status.is_told_by(&Tunnel::default()));

@@ -25,6 +25,15 @@ pub const FINALIZER_GATEWAY: &str = "egressgateway.spidernet.io/egressgateway";
 /// Keeps an EgressTunnel until its mark and addresses are free again.
 pub const FINALIZER_TUNNEL: &str = "egressgateway.spidernet.io/egresstunnel";
 
+/// Label of the Leases by which agents show that they live; its value says nothing.
+pub const LABEL_HEARTBEAT: &str = "egressgateway.spidernet.io/heartbeat";
+
+/// The Lease, in the agents' namespace, that the agent of a node renews.
+#[must_use]
+pub fn heartbeat_lease(node: &str) -> String {
+    format!("egressgateway.{node}")
+}
+
 /// The only EgressClusterInfo that is read.
 pub const CLUSTER_INFO: &str = "default";
 

@@ -150,6 +150,13 @@ pub const CONTROLLER: Program = Program {
             place: Place::OwnNamespace,
             why: "One replica leads.",
         },
+        Permission {
+            group: "coordination.k8s.io",
+            resources: &["leases"],
+            verbs: &["list", "watch"],
+            place: Place::OwnNamespace,
+            why: "Agents show that they live by renewing theirs.",
+        },
     ],
 };
 
@@ -169,7 +176,7 @@ pub const AGENT: Program = Program {
             resources: &["nodes"],
             verbs: &["get"],
             place: Place::Cluster,
-            why: "The node's labels, where tunnelDetectCustomInterface asks for them.",
+            why: "The node's labels, where tunnelDetectCustomInterface asks for them, and its uid: its Lease goes with it.",
         },
         Permission {
             group: GROUP,
@@ -191,6 +198,13 @@ pub const AGENT: Program = Program {
             verbs: &["patch"],
             place: Place::Cluster,
             why: "What its node reports of itself; an admission policy refuses other nodes' objects.",
+        },
+        Permission {
+            group: "coordination.k8s.io",
+            resources: &["leases"],
+            verbs: &["create", "patch"],
+            place: Place::OwnNamespace,
+            why: "It shows that it lives; the same admission policy refuses other Leases.",
         },
     ],
 };
@@ -235,6 +249,6 @@ mod tests {
             permission.verbs.iter().any(|verb| !matches!(*verb, "get" | "list" | "watch"))
         });
         let written: Vec<_> = writes.flat_map(|permission| permission.resources).collect();
-        assert_eq!(written, [&"egressportleases/status", &"egresstunnels/status"]);
+        assert_eq!(written, [&"egressportleases/status", &"egresstunnels/status", &"leases"]);
     }
 }

@@ -47,6 +47,31 @@ slim!(SlimService, "Service", "", "v1", "services", NamespaceResourceScope);
 slim!(ControlPlanePod, "Pod", "", "v1", "pods", NamespaceResourceScope);
 slim!(SlimServiceCidr, "ServiceCIDR", "networking.k8s.io", "v1", "servicecidrs", ClusterResourceScope);
 
+slim!(SlimLease, "Lease", "coordination.k8s.io", "v1", "leases", NamespaceResourceScope);
+
+/// A Lease: whose it is, and its last renewal.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct SlimLease {
+    /// Name and namespace.
+    #[serde(default, deserialize_with = "slim_metadata")]
+    pub metadata: ObjectMeta,
+    /// What it says.
+    #[serde(default)]
+    pub spec: SlimLeaseSpec,
+}
+
+/// Whose a Lease is, and its last renewal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SlimLeaseSpec {
+    /// Who renews it.
+    #[serde(default)]
+    pub holder_identity: String,
+    /// The time of the holder's clock at the last renewal.
+    #[serde(default)]
+    pub renew_time: String,
+}
+
 /// Reads name, namespace, labels and what tells versions apart; leaves out annotations and managed fields.
 pub(crate) fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(Deserialize)]

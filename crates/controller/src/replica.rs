@@ -82,7 +82,9 @@ impl Replica {
     /// What to do now.
     pub fn due(&mut self, now: Duration, leads: bool) -> Due {
         let now_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let silences = self.state.planner.snapshot().silences();
         self.state.planner.absorb(plan::Event::Now(now_s));
+        self.pending |= self.state.planner.snapshot().silences() != silences;
         if !leads {
             (self.again_at, self.has_read_leases) = (None, false);
             return Due::Nothing;

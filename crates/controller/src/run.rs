@@ -8,7 +8,7 @@ use anyhow::Context;
 use api::v1beta1::EgressPortLease;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use plan::Settings;
+use plan::{Failover, Settings};
 use runtime::admin::{self, Health};
 use runtime::config::{Config, Feature};
 use runtime::lease::{LeaderLease, Timing};
@@ -93,6 +93,10 @@ pub struct Options {
     pub settings: Settings,
     /// The Lease's namespace and name; `None`: this is the only replica
     pub leader_election: Option<(Option<String>, String)>,
+    /// Where the agents are, and their Leases; `None`: the namespace of the API server's credentials
+    pub namespace: Option<String>,
+    /// How often to look whether agents have fallen silent
+    pub monitor_period: Duration,
     /// Name of this replica
     pub identity: String,
     /// Where `/healthz` and `/readyz` are
@@ -112,6 +116,11 @@ impl Options {
         };
         Self {
             settings: settings(&config.feature),
+            namespace: Some(config.pod_namespace.clone()).filter(|namespace| !namespace.is_empty()),
+            monitor_period: config
+                .feature
+                .failover
+                .map_or(BEAT, |failover| Duration::from_secs(failover.monitor_s.into())),
             leader_election: config.leader_election.then(|| (namespace, config.leader_election_id.clone())),
             identity,
             health_bind: config.health_bind,
@@ -131,6 +140,10 @@ fn settings(feature: &Feature) -> Settings {
         max_ports_per_node: feature.max_ports_per_node,
         rest_s: feature.port_rest_s.into(),
         drain_s: feature.port_drain_s.into(),
+        failover: feature.failover.map(|failover| Failover {
+            update_s: failover.update_s.into(),
+            timeout_s: failover.timeout_s.into(),
+        }),
     }
 }
 
@@ -156,7 +169,8 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
             supervisor.shutdown(),
         ),
     );
-    watches::start(&mut supervisor, &client, &inputs);
+    let namespace = options.namespace.as_deref().unwrap_or(client.default_namespace());
+    watches::start(&mut supervisor, &client, namespace, &inputs);
     if let Some((namespace, name)) = &options.leader_election {
         let namespace = namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         let lease = LeaderLease::new(client.clone(), &namespace, name, &options.identity, Timing::default());
@@ -170,6 +184,7 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
         heartbeat,
         listed: Some(listed),
         reporter: options.identity,
+        look_after: options.monitor_period.min(BEAT),
         waiting: Vec::new(),
         counted_at: Instant::now(),
     };
@@ -206,6 +221,8 @@ struct Planner {
     /// Until every kind has been listed
     listed: Option<Guard>,
     reporter: String,
+    /// The longest pause between two looks at the clock
+    look_after: Duration,
     /// Kinds that were waited for when that was last said
     waiting: Vec<Kind>,
     /// When metrics last counted everything
@@ -223,8 +240,8 @@ impl Planner {
         let _ended = loop_ended.drop_guard();
         let mut batch = Vec::new();
         loop {
-            let again_at = self.replica.again_at();
-            let pause = again_at.map_or(BEAT, |at| at.saturating_sub(self.clock.now()).min(BEAT));
+            let (most, again_at) = (self.look_after, self.replica.again_at());
+            let pause = again_at.map_or(most, |at| at.saturating_sub(self.clock.now()).min(most));
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 count = queue.recv_many(&mut batch, QUEUE) => anyhow::ensure!(count > 0, "nothing is watched any more"),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::convert;
 use api::names;
-use api::slim::{SlimNamespace, SlimNode, SlimPod, SlimServiceCidr};
+use api::slim::{SlimLease, SlimNamespace, SlimNode, SlimPod, SlimServiceCidr};
 use api::v1beta1::{
     EgressClusterEndpointSlice, EgressClusterInfo, EgressClusterPolicy, EgressEndpointSlice, EgressGateway,
     EgressPolicy, EgressPortLease, EgressTunnel,
@@ -66,6 +66,10 @@ impl State {
         let changed = match input {
             Input::Node(change) => {
                 read(planner, |it| it.nodes.keys().cloned().collect(), change, node, Event::Node)
+            }
+            Input::Heartbeat(change) => {
+                let beat = |it: &SlimLease| (it.spec.holder_identity.clone(), it.spec.renew_time.clone());
+                read(planner, ClusterSnapshot::heard, change, beat, Event::Heartbeat)
             }
             Input::Namespace(change) => {
                 let named = |it: &SlimNamespace| (it.name_any(), it.labels().clone());

@@ -1,7 +1,8 @@
 //! The kinds that the controller watches.
 
+use api::names;
 use api::plugins::{CalicoPool, CiliumNode, CiliumPool, SpiderCoordinator, SpiderPool};
-use api::slim::{ControlPlanePod, SlimNamespace, SlimNode, SlimPod, SlimService, SlimServiceCidr};
+use api::slim::{ControlPlanePod, SlimLease, SlimNamespace, SlimNode, SlimPod, SlimService, SlimServiceCidr};
 use api::v1beta1::{
     EgressClusterEndpointSlice, EgressClusterInfo, EgressClusterPolicy, EgressEndpointSlice, EgressGateway,
     EgressPolicy, EgressPortLease, EgressTunnel,
@@ -16,6 +17,8 @@ use tokio::sync::mpsc;
 pub enum Input {
     /// A node
     Node(Change<SlimNode>),
+    /// The Lease of an agent
+    Heartbeat(Change<SlimLease>),
     /// A namespace
     Namespace(Change<SlimNamespace>),
     /// A pod
@@ -59,6 +62,8 @@ pub enum Input {
 pub enum Kind {
     /// A node
     Node,
+    /// The Lease of an agent
+    Heartbeat,
     /// A namespace
     Namespace,
     /// A pod
@@ -99,8 +104,9 @@ pub enum Kind {
 
 impl Kind {
     /// All of them
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Node,
+        Self::Heartbeat,
         Self::Namespace,
         Self::Pod,
         Self::Service,
@@ -131,6 +137,7 @@ impl Input {
         }
         match self {
             Self::Node(change) => complete(change, Kind::Node),
+            Self::Heartbeat(change) => complete(change, Kind::Heartbeat),
             Self::Namespace(change) => complete(change, Kind::Namespace),
             Self::Pod(change) => complete(change, Kind::Pod),
             Self::Service(change) => complete(change, Kind::Service),
@@ -153,25 +160,27 @@ impl Input {
     }
 }
 
-/// Starts a watch for every kind.
-pub(crate) fn start(supervisor: &mut Supervisor, client: &Client, inputs: &mpsc::Sender<Input>) {
+/// Starts a watch for every kind; Leases of agents are in this namespace.
+pub(crate) fn start(
+    supervisor: &mut Supervisor,
+    client: &Client,
+    namespace: &str,
+    inputs: &mpsc::Sender<Input>,
+) {
     macro_rules! watch_kind {
         ($name:literal, $absent:expr, $config:expr, $wrap:expr) => {
-            supervisor.spawn(
-                $name,
-                watch(
-                    Api::all(client.clone()),
-                    $config,
-                    $absent,
-                    $wrap,
-                    inputs.clone(),
-                    supervisor.shutdown(),
-                ),
-            );
+            watch_kind!($name, Api::all(client.clone()), $absent, $config, $wrap)
+        };
+        ($name:literal, $api:expr, $absent:expr, $config:expr, $wrap:expr) => {
+            supervisor
+                .spawn($name, watch($api, $config, $absent, $wrap, inputs.clone(), supervisor.shutdown()));
         };
     }
     let all = Config::default;
     watch_kind!("watch nodes", Absent::Wait, all(), Input::Node);
+    let beats = Config::default().labels(names::LABEL_HEARTBEAT);
+    let leases = Api::namespaced(client.clone(), namespace);
+    watch_kind!("watch agents", leases, Absent::Wait, beats, Input::Heartbeat);
     watch_kind!("watch namespaces", Absent::Wait, all(), Input::Namespace);
     watch_kind!("watch pods", Absent::Wait, all(), Input::Pod);
     watch_kind!("watch services", Absent::Empty, all(), Input::Service);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use apiserver::auth::audit::Asked;
 use k8s_openapi::api::core::v1::Pod;
 use kernel::NftSocket;
 use kernel::link::{LinkKind, NewLink, Vxlan};
@@ -259,6 +260,11 @@ impl Cluster {
         let pid = agents.find_map(|pod| pod.containers.iter().find_map(|container| container.pid));
         signal(pid.with_context(|| format!("no agent runs on {node}"))?, Signal::SIGKILL);
         Ok(())
+    }
+
+    /// What controller and agents have asked of the API server.
+    pub(crate) fn asked(&self) -> anyhow::Result<BTreeSet<Asked>> {
+        self.control_plane.asked()
     }
 
     /// What the outside host saw.

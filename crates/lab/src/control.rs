@@ -31,6 +31,8 @@ pub(crate) enum Request {
     Fault(Fault),
     /// What the outside host saw.
     OutsideLog,
+    /// What controller and agents have asked of the API server.
+    Asked,
     /// End the lab.
     Down,
 }

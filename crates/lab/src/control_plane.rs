@@ -9,18 +9,21 @@
 //! pods can't tell which it is. What only the embedded one has: `kubectl exec`, `logs` and `port-forward`, for which
 //! the real one would have to reach a kubelet's port.
 
+mod audit;
 mod credentials;
 mod kubernetes;
 mod process;
 mod relay;
 mod webhooks;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use apiserver::auth::audit::Asked;
 use apiserver::auth::certificate::SubjectName;
 use apiserver::server::{ApiServer, ApiServerHandle, ServerConfig};
 use serde::{Deserialize, Serialize};
@@ -139,6 +142,14 @@ impl ControlPlane {
         match &self.server {
             Server::Embedded(server) => server.ca_pem(),
             Server::Real(server) => server.ca_pem().to_string(),
+        }
+    }
+
+    /// What controller and agents have asked of it.
+    pub(crate) fn asked(&self) -> anyhow::Result<BTreeSet<Asked>> {
+        match &self.server {
+            Server::Embedded(server) => Ok(server.asked()),
+            Server::Real(server) => server.asked(),
         }
     }
 

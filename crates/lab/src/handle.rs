@@ -1,11 +1,13 @@
 //! A lab as seen by the program that started it: the commands and the tests.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::Context;
+use apiserver::auth::audit::Asked;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +102,11 @@ impl Lab {
     /// Breaks or repairs something; returns when it is done.
     pub fn fault(&self, fault: Fault) -> Result<(), LabError> {
         control::ask(&self.state.control_socket(), &Request::Fault(fault))
+    }
+
+    /// What controller and agents have asked of the API server so far.
+    pub fn asked(&self) -> Result<BTreeSet<Asked>, LabError> {
+        control::ask(&self.state.control_socket(), &Request::Asked)
     }
 
     /// Every flow that reached the outside host, in order of first appearance.

@@ -28,6 +28,8 @@ const CRDS: [&str; 8] = [
 ];
 /// Who may do what, generated from what the programs declare.
 const ROLES: &str = include_str!("../manifests/rbac.yaml");
+/// What roles can't say.
+const ADMISSION: &str = include_str!("../manifests/agent-admission.yaml");
 const MANIFEST: &str = include_str!("../manifests/egressgateway.yaml");
 
 /// How the manifest turns IPv6 off, and what turns it on.
@@ -40,6 +42,7 @@ pub(crate) async fn install(client: &Client, ipv6: bool) -> anyhow::Result<()> {
     }
     wait_until_served(client).await?;
     create_all(client, ROLES).await?;
+    create_all(client, ADMISSION).await?;
     let [off, on] = IPV6;
     let manifest = if ipv6 { MANIFEST.replace(off, on) } else { MANIFEST.to_string() };
     create_all(client, &manifest).await
@@ -112,7 +115,7 @@ mod tests {
 
     #[test]
     fn all_manifests_can_be_read() {
-        for manifest in CRDS.iter().chain([&ROLES, &MANIFEST]) {
+        for manifest in CRDS.iter().chain([&ROLES, &ADMISSION, &MANIFEST]) {
             let documents: Vec<Value> = serde_saphyr::from_multiple(manifest).expect("YAML");
             assert!(documents.iter().all(|document| document.get("kind").is_some()));
         }

@@ -47,6 +47,7 @@ mod traffic;
 mod world;
 
 pub use addresses::{MAX_NODES, OUTSIDE_V4, OUTSIDE_V6};
+pub use apiserver::auth::audit::Asked;
 pub use cli::inner_main;
 pub use control::{Fault, NodeStatus, Status};
 pub use control_plane::ApiServerKind;

@@ -102,6 +102,7 @@ async fn answer(stream: UnixStream, cluster: &Cluster, stop: &CancellationToken)
         Ok(Request::Status) => to_line(Ok(cluster.status().await)),
         Ok(Request::Target { name }) => to_line(cluster.target(&name)),
         Ok(Request::Fault(fault)) => to_line(cluster.fault(fault).await),
+        Ok(Request::Asked) => to_line(cluster.asked()),
         Ok(Request::OutsideLog) => to_line(Ok(cluster.outside_log())),
         Ok(Request::Down) => {
             stop.cancel();

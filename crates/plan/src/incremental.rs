@@ -136,7 +136,9 @@ impl Planner {
             }
             Event::Slice(key, slice) => self.slice(key, slice),
             Event::Now(now_s) => {
+                let silences = self.snapshot.silences();
                 let changed = self.snapshot.absorb(Event::Now(now_s));
+                self.stale.whole |= self.snapshot.silences() != silences;
                 let due = self.wakes.iter().take_while(|(at_s, _)| *at_s <= now_s);
                 self.stale.eips.extend(due.map(|(_, eip)| *eip));
                 let gone = self.snapshot.gone_since_s.iter();

@@ -25,6 +25,7 @@ pub mod cluster_networks;
 pub mod eips;
 pub mod endpoint_slices;
 pub mod gateways;
+mod heartbeats;
 pub mod incremental;
 pub mod leases;
 pub mod moves;
@@ -39,7 +40,7 @@ pub mod violations;
 pub use incremental::{Changed, Parts, Planner};
 pub use outcome::Plan;
 pub use selection::Selection;
-pub use settings::Settings;
+pub use settings::{Failover, Settings};
 pub use snapshot::{ClusterSnapshot, Event};
 pub use violations::violations;
 

@@ -398,11 +398,23 @@ pub(crate) fn notices(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Notice> {
         };
         let warning = tunnel.phase == Phase::Failed;
         let problem = tunnel.problem.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        let message = format!("phase changed from {before} to {}{problem}", tunnel.phase);
+        let hint = hint(tunnel.phase);
+        let message = format!("phase changed from {before} to {}{problem}{hint}", tunnel.phase);
         let code = "StatusChanged".to_owned();
         notices.push(Notice { subject: Subject::Tunnel(name.clone()), warning, code, message });
     }
     notices
+}
+
+/// What a phase says of its node, and where to look.
+fn hint(phase: Phase) -> &'static str {
+    match phase {
+        Phase::HeartbeatTimeout => {
+            ": its agent no longer renews its Lease; look at the agent's pod on this node"
+        }
+        Phase::NodeNotReady => ": the Node is not Ready; look at the conditions of the Node",
+        Phase::Pending | Phase::Init | Phase::Failed | Phase::Ready => "",
+    }
 }
 
 /// What changes for a policy, in words.

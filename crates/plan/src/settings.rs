@@ -24,6 +24,24 @@ pub struct Settings {
     /// How long blocks of an EIP that no policy uses any more are left to the connections that exist, unless their holder
     /// says that there are none
     pub drain_s: i64,
+    /// How agents show that they live; `None`: only what Kubernetes says of a node counts
+    pub failover: Option<Failover>,
+}
+
+/// How agents show that they live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failover {
+    /// How often an agent renews its Lease
+    pub update_s: i64,
+    /// One that has not done so for that long is taken for dead
+    pub timeout_s: i64,
+}
+
+impl Failover {
+    /// When nobody was heard for longer than that, it is not the agents that are away.
+    pub(crate) fn outage_s(self) -> i64 {
+        self.update_s.saturating_mul(2).min(self.timeout_s)
+    }
 }
 
 impl Default for Settings {
@@ -40,6 +58,7 @@ impl Default for Settings {
             // Longer than any state that a peer of the dead node's connections keeps about them at a gateway.
             rest_s: 120,
             drain_s: 3600,
+            failover: Some(Failover { update_s: 5, timeout_s: 15 }),
         }
     }
 }

@@ -12,6 +12,7 @@ use model::selector::Labels;
 use model::tunnel::{Phase, Tunnel};
 use model::{EipPair, PortBlock, Reason};
 
+use crate::heartbeats::Heartbeats;
 use crate::settings::Settings;
 
 /// All that the controller knows of the cluster. The same snapshot always gives the same plan.
@@ -49,6 +50,8 @@ pub struct ClusterSnapshot {
     pub pod_pools: BTreeMap<(PoolKind, String), BTreeSet<IpNet>>,
     /// Addresses of Services
     pub services: BTreeMap<PodKey, BTreeSet<IpAddr>>,
+    /// Signs of life of the agents
+    pub(crate) heartbeats: Heartbeats,
     /// Since when nodes that hold leases have been gone
     pub(crate) gone_since_s: BTreeMap<String, i64>,
     /// Moves that have been asked for, by gateway and as they were written
@@ -252,6 +255,8 @@ pub enum Event {
     Namespace(String, Option<Labels>),
     /// A pod
     Pod(PodKey, Option<Pod>),
+    /// The last sign of life of a node's agent: any text that differs from the one before
+    Heartbeat(String, Option<String>),
     /// An EgressGateway
     Gateway(String, Option<GatewayRecord>),
     /// An EgressPolicy or EgressClusterPolicy
@@ -283,6 +288,18 @@ impl ClusterSnapshot {
         Self { settings, ..Self::default() }
     }
 
+    /// A number that changes whenever an agent falls silent or speaks again.
+    #[must_use]
+    pub fn silences(&self) -> u64 {
+        self.heartbeats.changes()
+    }
+
+    /// Nodes whose agents have been heard.
+    #[must_use]
+    pub fn heard(&self) -> BTreeSet<String> {
+        self.heartbeats.nodes()
+    }
+
     /// Takes an event in. Whether anything changed that a plan may depend on.
     pub fn absorb(&mut self, event: Event) -> bool {
         match event {
@@ -290,12 +307,17 @@ impl ClusterSnapshot {
                 let waits = !self.gone_since_s.is_empty()
                     || !self.draining_since_s.is_empty()
                     || !self.moving.is_empty();
-                std::mem::replace(&mut self.now_s, now_s) != now_s && waits
+                let moved = std::mem::replace(&mut self.now_s, now_s) != now_s;
+                let silence = moved && self.heartbeats.judge(now_s, self.settings.failover);
+                moved && waits || silence
             }
             Event::Node(name, node) => {
                 let changed = put(&mut self.nodes, &name, node);
                 self.note_holder(&name);
                 changed
+            }
+            Event::Heartbeat(node, text) => {
+                self.heartbeats.hear(&node, text, self.now_s, self.settings.failover)
             }
             Event::Namespace(name, labels) => put(&mut self.namespaces, &name, labels),
             Event::Pod(key, pod) => put(&mut self.pods, &key, pod),

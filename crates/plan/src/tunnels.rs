@@ -41,7 +41,11 @@ pub fn plan(snapshot: &ClusterSnapshot) -> BTreeMap<String, TunnelPlan> {
         } else {
             None
         };
-        let phase = if missing.is_some() || mark.is_none() { Phase::Failed } else { phase(node, &recorded) };
+        let phase = if missing.is_some() || mark.is_none() {
+            Phase::Failed
+        } else {
+            phase(node, &recorded, snapshot.heartbeats.is_silent(name))
+        };
         let plan = TunnelPlan {
             ipv4,
             ipv6,
@@ -56,12 +60,15 @@ pub fn plan(snapshot: &ClusterSnapshot) -> BTreeMap<String, TunnelPlan> {
 }
 
 /// Who is ready, from what Kubernetes says of the node and what its agent says of itself.
-fn phase(node: &Node, recorded: &Tunnel) -> Phase {
+fn phase(node: &Node, recorded: &Tunnel, silent: bool) -> Phase {
     if recorded.parent.is_none() {
         return Phase::Init;
     }
     if !node.ready {
         return Phase::NodeNotReady;
+    }
+    if silent {
+        return Phase::HeartbeatTimeout;
     }
     match (recorded.programmed, recorded.phase) {
         (Some(false), _) => Phase::Failed,

@@ -75,12 +75,31 @@ pub struct Feature {
     pub short_udp_unreplied_s: u32,
     /// `shortUDP.repliedSecond`: how long it is kept after its last packet, once there was an answer
     pub short_udp_replied_s: u32,
+    /// `gatewayFailover`; `None`: only what Kubernetes says of a node counts
+    pub failover: Option<Failover>,
     /// `portLease.maxPortsPerNode`: the most ports of an EIP that a node's new connections get
     pub max_ports_per_node: u32,
     /// `portLease.restSecond`: how long ports of a node that is gone rest
     pub port_rest_s: u32,
     /// `portLease.drainSecond`: how long ports of an EIP that nobody uses are left to the connections that exist
     pub port_drain_s: u32,
+}
+
+/// How agents show that they live, and when one is taken for dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failover {
+    /// `gatewayFailover.tunnelMonitorPeriod`: how often the controller looks
+    pub monitor_s: u32,
+    /// `gatewayFailover.tunnelUpdatePeriod`: how often an agent shows that it lives
+    pub update_s: u32,
+    /// `gatewayFailover.eipEvictionTimeout`: an agent that has not done so for that long is taken for dead
+    pub timeout_s: u32,
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self { monitor_s: 5, update_s: 5, timeout_s: 15 }
+    }
 }
 
 /// An interface that carries the tunnel on nodes with these labels.
@@ -132,6 +151,7 @@ impl Default for Feature {
             short_udp_ports: BTreeSet::from([53, 123]),
             short_udp_unreplied_s: 5,
             short_udp_replied_s: 3,
+            failover: Some(Failover::default()),
             max_ports_per_node: 16_384,
             port_rest_s: 120,
             port_drain_s: 3600,
@@ -241,7 +261,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "gatewayReplyRouteTable",
     "gatewayReplyRouteMark",
     "iptables",
-    "gatewayFailover",
     "clusterCIDR",
     "cachesyncsyncperiodsecond",
 ];
@@ -298,6 +317,7 @@ impl Feature {
                 defaults.short_udp_replied_s.into(),
                 1..=600,
             ),
+            failover: failover(reader),
             max_ports_per_node: reader.number(
                 "portLease.maxPortsPerNode",
                 defaults.max_ports_per_node.into(),
@@ -330,6 +350,28 @@ impl Feature {
         }
         feature
     }
+}
+
+fn failover(reader: &mut Reader) -> Option<Failover> {
+    let defaults = Failover::default();
+    let enabled = reader.bool("gatewayFailover.enable", true);
+    let mut seconds = |key: &str, default: u32| reader.number(key, default.into(), 1..=86_400);
+    let failover = Failover {
+        monitor_s: seconds("gatewayFailover.tunnelMonitorPeriod", defaults.monitor_s),
+        update_s: seconds("gatewayFailover.tunnelUpdatePeriod", defaults.update_s),
+        timeout_s: seconds("gatewayFailover.eipEvictionTimeout", defaults.timeout_s),
+    };
+    let least = failover.monitor_s.saturating_add(failover.update_s);
+    if enabled && failover.timeout_s < least {
+        reader.wrong(
+            "gatewayFailover.eipEvictionTimeout",
+            &format!(
+                "is shorter than tunnelMonitorPeriod and tunnelUpdatePeriod together, which would take healthy nodes for \
+                 dead; write {least} or more"
+            ),
+        );
+    }
+    enabled.then_some(failover)
 }
 
 fn mark_base(reader: &mut Reader, default: u32) -> u32 {

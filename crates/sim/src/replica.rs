@@ -98,6 +98,7 @@ impl Controller {
         let mut core = Replica::new(settings.clone());
         // Kinds that this cluster has none of.
         for input in [
+            Input::Heartbeat(Change::Replaced(Vec::new())),
             Input::Service(Change::Replaced(Vec::new())),
             Input::ServiceCidr(Change::Replaced(Vec::new())),
             Input::ControlPlane(Change::Replaced(Vec::new())),

@@ -438,3 +438,59 @@ async fn i00006_calicos_pools_are_the_clusters_networks() {
     told("k8s", "").await;
     controller.stop().await;
 }
+
+/// X-T4: an agent that no longer renews its Lease: the phase says so, an event tells it, and its EIPs move.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x_t4_the_eips_of_an_agent_that_fell_silent_move() {
+    let cluster = Cluster::start().await;
+    let settings = plan::Settings {
+        failover: Some(plan::Failover { update_s: 1, timeout_s: 2 }),
+        ..plan::Settings::default()
+    };
+    let controller = cluster.controller_with("one", settings).await;
+    cluster.agents().await;
+    cluster.gateway("default", "10.6.168.201").await;
+    for node in ["a", "b", "c"] {
+        cluster.beat(node).await;
+    }
+    cluster.policy("test", "default").await;
+    let policies: Api<EgressPolicy> = cluster.namespaced("default");
+    cluster
+        .eventually("the EIP on the first node", || async {
+            for node in ["a", "b", "c"] {
+                cluster.beat(node).await;
+            }
+            (policies.get("test").await.ok()?.status?.node == "a").then_some(())
+        })
+        .await;
+    let tunnels: Api<EgressTunnel> = cluster.api();
+    let phase = |beating: &'static [&'static str], wanted: &'static str| {
+        let (cluster, tunnels) = (&cluster, &tunnels);
+        cluster.eventually(wanted, move || async move {
+            for node in beating {
+                cluster.beat(node).await;
+            }
+            (tunnels.get("a").await.ok()?.status?.phase == wanted).then_some(())
+        })
+    };
+    phase(&["b", "c"], "HeartbeatTimeout").await;
+    cluster
+        .eventually("the EIP on the other node", || async {
+            (policies.get("test").await.ok()?.status?.node == "b").then_some(())
+        })
+        .await;
+    let events: Api<Event> = cluster.namespaced("default");
+    cluster
+        .eventually("an event of the tunnel", || async {
+            let listed = events.list(&ListParams::default()).await.ok()?.items;
+            let told = |event: &&Event| {
+                let message = event.message.as_deref().unwrap_or_default();
+                event.reason.as_deref() == Some("StatusChanged") && message.contains("to HeartbeatTimeout")
+            };
+            listed.iter().find(told).map(drop)
+        })
+        .await;
+    phase(&["a", "b", "c"], "Ready").await;
+    assert_eq!(policies.get("test").await.unwrap().status.unwrap().node, "b", "nothing moves back");
+    controller.stop().await;
+}

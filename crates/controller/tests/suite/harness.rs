@@ -5,12 +5,14 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use api::names;
-use api::permissions::CONTROLLER;
+use api::permissions::{AGENT, CONTROLLER};
 use api::v1beta1::{EgressTunnel, crds};
 use apiserver::server::{ApiServer, ApiServerHandle, ServerConfig};
 use controller::{Options, run_with};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, Resource, ResourceExt};
@@ -23,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 /// What the programs are permitted, as it is installed.
 const ROLES: &str = include_str!("../../../lab/manifests/rbac.yaml");
+/// What roles can't say, as it is installed.
+const ADMISSION: &str = include_str!("../../../lab/manifests/agent-admission.yaml");
 /// Where controller and agents are.
 pub(crate) const SYSTEM: &str = "kube-system";
 /// Nothing here may take longer.
@@ -79,8 +83,10 @@ impl Cluster {
                 })
                 .await;
         }
-        for object in serde_saphyr::from_multiple::<Value>(ROLES).expect("YAML") {
-            cluster.create(object).await.expect("roles are accepted");
+        for manifest in [ROLES, ADMISSION] {
+            for object in serde_saphyr::from_multiple::<Value>(manifest).expect("YAML") {
+                cluster.create(object).await.expect("roles and policies are accepted");
+            }
         }
         for (number, (name, gateway)) in [("a", true), ("b", true), ("c", false)].into_iter().enumerate() {
             cluster.node(name, gateway, number + 1).await;
@@ -148,6 +154,33 @@ impl Cluster {
         self.patch_status(&nodes, name, json!({"conditions": [{"type": "Ready", "status": status}]})).await;
     }
 
+    /// A client that is the agent of a node: its token is bound to a pod there.
+    pub(crate) async fn agent_client(&self, node: &str) -> Client {
+        let name = format!("agent-{node}");
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": SYSTEM},
+            "spec": {
+                "nodeName": node, "serviceAccountName": AGENT.account, "hostNetwork": true,
+                "containers": [{"name": "agent", "image": "agent"}],
+            },
+        });
+        self.create(pod).await.expect("created");
+        self.client_of(AGENT.account, Some(&name)).await
+    }
+
+    /// What the node's agent writes to show that it lives.
+    pub(crate) async fn beat(&self, node: &str) {
+        let leases: Api<Lease> = self.namespaced(SYSTEM);
+        let name = names::heartbeat_lease(node);
+        let renewed = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": name, "labels": {names::LABEL_HEARTBEAT: "agent"}},
+            "spec": {"holderIdentity": node, "renewTime": MicroTime(jiff::Timestamp::now())},
+        });
+        let parameters = PatchParams::apply("test").force();
+        leases.patch(&name, &parameters, &Patch::Apply(renewed)).await.expect("renewed");
+    }
+
     /// What the node's agent writes once the node is programmed.
     pub(crate) async fn agent(&self, name: &str) {
         let tunnels: Api<EgressTunnel> = Api::all(self.client.clone());
@@ -203,6 +236,7 @@ impl Cluster {
         let plural = match kind.as_str() {
             "EgressPolicy" => "egresspolicies".to_owned(),
             "EgressClusterPolicy" => "egressclusterpolicies".to_owned(),
+            "ValidatingAdmissionPolicy" => "validatingadmissionpolicies".to_owned(),
             other => format!("{}s", other.to_lowercase()),
         };
         let root = if api_version == "v1" { "/api/v1".to_owned() } else { format!("/apis/{api_version}") };
@@ -241,12 +275,19 @@ impl Cluster {
 
     /// A controller that may do no more than where it is installed.
     pub(crate) async fn controller(&self, identity: &str) -> Controller {
+        self.controller_with(identity, Settings::default()).await
+    }
+
+    /// A controller with other settings.
+    pub(crate) async fn controller_with(&self, identity: &str, settings: Settings) -> Controller {
         let client = self.client_of(CONTROLLER.account, None).await;
         let supervisor = Supervisor::new(Duration::from_secs(10));
         let shutdown = supervisor.shutdown();
         let options = Options {
-            settings: Settings::default(),
+            settings,
             leader_election: Some((Some(SYSTEM.to_owned()), "egressgateway".to_owned())),
+            namespace: Some(SYSTEM.to_owned()),
+            monitor_period: Duration::from_millis(500),
             identity: identity.to_owned(),
             health_bind: None,
             metrics_bind: None,

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 
 use api::names;
-use api::permissions::{CONTROLLER, Place, Program};
+use api::permissions::{AGENT, CONTROLLER, Place, Program};
 use api::v1beta1::{
     EgressClusterEndpointSlice, EgressClusterPolicy, EgressEndpointSlice, EgressGateway, EgressPolicy,
     EgressPortLease, EgressTunnel,
 };
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
 use serde_json::json;
 
 use crate::harness::{Cluster, SYSTEM, policy};
@@ -157,4 +158,85 @@ async fn a_controller_asks_for_exactly_what_it_is_permitted() {
     assert!(never.is_empty(), "permitted, and never asked for: {never:#?}");
     let more: Vec<_> = asked.difference(&expected).collect();
     assert!(more.is_empty(), "asked for beyond what is declared: {more:#?}");
+}
+
+/// What an agent writes, by the client of somebody; refusals are texts.
+async fn write_as_agent(client: &Client, node: &str) -> [Result<(), String>; 3] {
+    let parameters = PatchParams::default();
+    let report = |status: serde_json::Value| Patch::Merge(json!({ "status": status }));
+    let tunnels: Api<EgressTunnel> = Api::all(client.clone());
+    let tunnel = report(json!({"probeKey": "key", "tunnel": {"parent": {"name": "eth0"}}}));
+    let leases: Api<EgressPortLease> = Api::all(client.clone());
+    let lease = report(json!({"observedGeneration": 1}));
+    let beats: Api<Lease> = Api::namespaced(client.clone(), SYSTEM);
+    let beat = json!({"spec": {"holderIdentity": node, "renewTime": "2024-01-01T00:00:00.000000Z"}});
+    let name = names::heartbeat_lease(node);
+    let renewed = match beats.patch(&name, &parameters, &Patch::Merge(&beat)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            let fresh = json!({"metadata": {"name": name}, "spec": beat["spec"]});
+            beats.create(&PostParams::default(), &serde_json::from_value(fresh).expect("a Lease")).await
+        }
+        other => other,
+    };
+    [
+        tunnels.patch_status(node, &parameters, &tunnel).await.map(drop),
+        leases.patch_status(node, &parameters, &lease).await.map(drop),
+        renewed.map(drop),
+    ]
+    .map(|written| written.map_err(|error| error.to_string()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_writes_objects_of_its_own_node_only() {
+    let (cluster, controller) = Cluster::at_work().await;
+    cluster.pod("default", "web", "c", "10.244.3.7").await;
+    cluster.gateway("default", "10.6.168.201").await;
+    cluster.policy("test", "default").await;
+    let leases: Api<EgressPortLease> = cluster.api();
+    for node in ["a", "b", "c"] {
+        cluster.eventually("a lease", || async { leases.get_opt(node).await.ok()? }).await;
+    }
+    let agent = cluster.agent_client("a").await;
+    for node in ["a", "b", "c"] {
+        // The policy is in force some moments after it was made.
+        cluster
+            .eventually("a judgement of every write", || async {
+                let written = write_as_agent(&agent, node).await;
+                let is_own = |written: &Result<(), String>| written.is_ok() == (node == "a");
+                written.iter().all(is_own).then_some(())
+            })
+            .await;
+    }
+    let [tunnel, lease, beat] =
+        write_as_agent(&agent, "b").await.map(|written| written.expect_err("refused"));
+    assert!(tunnel.contains("the agent of node a may write a only, and not b"), "{tunnel}");
+    assert!(lease.contains("the agent of node a may write a only, and not b"), "{lease}");
+    assert!(
+        beat.contains("the agent of node a may write egressgateway.a only, and not egressgateway.b"),
+        "{beat}"
+    );
+
+    // Neither the controller's lease nor its part of the own tunnel.
+    let parameters = PatchParams::default();
+    let steal = Patch::Merge(json!({"spec": {"holderIdentity": "a"}}));
+    let beats: Api<Lease> = Api::namespaced(agent.clone(), SYSTEM);
+    let error = beats.patch("egressgateway", &parameters, &steal).await.expect_err("refused").to_string();
+    assert!(error.contains("and not egressgateway"), "{error}");
+    let posing = Patch::Merge(json!({"spec": {"holderIdentity": "b"}}));
+    let error = beats.patch("egressgateway.a", &parameters, &posing).await.expect_err("refused").to_string();
+    assert!(error.contains("names its node as its holder"), "{error}");
+    let tunnels: Api<EgressTunnel> = Api::all(agent.clone());
+    for status in [json!({"mark": "0x26000009"}), json!({"tunnel": {"ipv4": "172.31.0.9"}}), json!(null)] {
+        let patch = Patch::Merge(json!({ "status": status }));
+        let error = tunnels.patch_status("a", &parameters, &patch).await.expect_err("refused").to_string();
+        assert!(error.contains("the controller gives them"), "{error}");
+    }
+
+    // A token that is bound to no pod names no node.
+    let unbound = cluster.client_of(AGENT.account, None).await;
+    for written in write_as_agent(&unbound, "a").await {
+        let error = written.expect_err("refused");
+        assert!(error.contains("names no node"), "{error}");
+    }
+    controller.stop().await;
 }

@@ -18,6 +18,7 @@ mod protocols;
 mod refusals;
 mod restarts;
 mod scene;
+mod security;
 mod selection;
 mod traffic;
 mod views;
@@ -56,6 +57,8 @@ fn main() -> ExitCode {
         failover::SCENARIOS,
         overflow::SCENARIOS,
         answers::SCENARIOS,
+        // Judges what all others have made controller and agents ask for.
+        security::SCENARIOS,
     ]
     .concat();
     if arguments.iter().any(|argument| argument == "--list") {

@@ -16,7 +16,7 @@ use kube::api::{
     PostParams,
 };
 use kube::{Client, Resource, ResourceExt};
-use lab::{ApiServerKind, Fault, Lab, LabOptions, Sighting};
+use lab::{ApiServerKind, Asked, Fault, Lab, LabOptions, Sighting};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -208,6 +208,11 @@ impl World {
     /// Breaks or repairs something.
     pub(crate) fn fault(&self, fault: Fault) -> Result<()> {
         Ok(self.lab.fault(fault)?)
+    }
+
+    /// What controller and agents have asked of the API server.
+    pub(crate) fn asked(&self) -> Result<BTreeSet<Asked>> {
+        Ok(self.lab.asked()?)
     }
 
     /// Path of an administrator's kubeconfig.

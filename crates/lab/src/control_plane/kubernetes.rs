@@ -4,12 +4,14 @@
 //! like any other host, it reaches nodes (webhooks), and no port of the host is taken but one on loopback, from
 //! which a relay leads there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use apiserver::auth::audit::Asked;
 use kube::Client;
 use kube::config::Kubeconfig;
 use tokio::sync::Mutex;
@@ -17,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::audit;
 use super::credentials::Credentials;
 use super::process::{Launch, Process};
 use super::relay;
@@ -39,6 +42,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const START_AGAIN: Duration = Duration::from_secs(1);
 /// How often kube-controller-manager looks at nodes.
 const NODE_MONITOR_PERIOD: &str = "500ms";
+
+/// What is written of our programs' requests, and where.
+const AUDIT_POLICY: &str = "audit.yaml";
+const AUDIT_LOG: &str = "audit.log";
 
 /// A control plane of Kubernetes' own programs.
 pub(super) struct Kubernetes {
@@ -79,6 +86,7 @@ impl Kubernetes {
         fs::create_dir_all(directory).context("make the control plane's directory")?;
         let fabric_address = SocketAddr::new(IpAddr::V4(API_SERVER_V4), API_SERVER_PORT);
         let credentials = Credentials::create(directory, &format!("https://{fabric_address}"))?;
+        fs::write(directory.join(AUDIT_POLICY), audit::policy()).context("write the audit policy")?;
         let host_url = format!("https://{}", loopback.local_addr().context("listen on loopback")?);
         let kubeconfig = Kubeconfig::from_yaml(&credentials.admin_kubeconfig(&host_url))?;
         let namespace = fabric.switch().try_clone().context("hold the switch's namespace")?;
@@ -120,6 +128,11 @@ impl Kubernetes {
     /// A kubeconfig of a user that may do all.
     pub(super) fn kubeconfig(&self, url: &str) -> String {
         self.credentials.admin_kubeconfig(url)
+    }
+
+    /// What controller and agents have asked for.
+    pub(super) fn asked(&self) -> anyhow::Result<BTreeSet<Asked>> {
+        audit::asked(&self.directory.join(AUDIT_LOG))
     }
 
     /// The certificate that clients must trust, as PEM.
@@ -210,6 +223,8 @@ impl Kubernetes {
             ("service-cluster-ip-range", &SERVICE_CIDRS.join(",")),
             ("authorization-mode", "Node,RBAC"),
             ("enable-admission-plugins", "NodeRestriction"),
+            ("audit-policy-file", &path(AUDIT_POLICY)),
+            ("audit-log-path", &path(AUDIT_LOG)),
             // Nothing translates Service addresses here: webhooks are called at their endpoints.
             ("enable-aggregator-routing", "true"),
             ("allow-privileged", "true"),

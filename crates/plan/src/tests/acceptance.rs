@@ -266,6 +266,41 @@ fn x_t5_a_node_that_is_back_is_ready_and_gets_nothing_back() {
     assert_eq!((plan.tunnels["a"].phase.to_string().as_str(), world.node_of("n/p")), ("Ready", Some("b")));
 }
 
+#[test]
+fn x_t4_the_eips_of_a_node_whose_agent_fell_silent_move_and_do_not_move_back() {
+    let mut world = three_nodes();
+    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
+    world.settle();
+    assert_eq!(world.node_of("n/p"), Some("a"));
+    let beat = |world: &mut World, now_s: i64, nodes: &[&str]| {
+        world.snapshot.absorb(Event::Now(now_s));
+        for node in nodes {
+            world.snapshot.absorb(Event::Heartbeat((*node).to_owned(), Some(now_s.to_string())));
+        }
+        world.settle()
+    };
+    for now_s in [100, 105, 110] {
+        beat(&mut world, now_s, &["a", "b", "c"]);
+    }
+    for now_s in [115, 120, 124] {
+        assert_eq!(beat(&mut world, now_s, &["b", "c"]).tunnels["a"].phase.to_string(), "Ready");
+    }
+    world.snapshot.absorb(Event::Now(125));
+    let plan = crate::plan(&world.snapshot);
+    let told = plan.notices.iter().find(|notice| notice.code == "StatusChanged").expect("an event");
+    assert_eq!(
+        told.message,
+        "phase changed from Ready to HeartbeatTimeout: its agent no longer renews its Lease; look at the agent's pod on \
+         this node"
+    );
+    let plan = beat(&mut world, 125, &["b", "c"]);
+    assert_eq!(plan.tunnels["a"].phase.to_string(), "HeartbeatTimeout");
+    assert_eq!(plan.gateways["g"].status.nodes["a"].phase.to_string(), "HeartbeatTimeout");
+    assert_eq!(world.node_of("n/p"), Some("b"));
+    let plan = beat(&mut world, 130, &["a", "b", "c"]);
+    assert_eq!((plan.tunnels["a"].phase.to_string().as_str(), world.node_of("n/p")), ("Ready", Some("b")));
+}
+
 /// D61: two gateways with one address were let in at the same moment.
 #[test]
 fn x_g2_the_later_of_two_overlapping_gateways_says_so_and_gives_nothing_from_the_overlap() {
