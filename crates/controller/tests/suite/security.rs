@@ -169,11 +169,11 @@ async fn write_as_agent(client: &Client, node: &str) -> [Result<(), String>; 3] 
     let leases: Api<EgressPortLease> = Api::all(client.clone());
     let lease = report(json!({"observedGeneration": 1}));
     let beats: Api<Lease> = Api::namespaced(client.clone(), SYSTEM);
-    let beat = json!({"spec": {"holderIdentity": node, "renewTime": "2024-01-01T00:00:00.000000Z"}});
+    let spec = json!({"holderIdentity": node, "renewTime": "2024-01-01T00:00:00.000000Z"});
     let name = names::heartbeat_lease(node);
-    let renewed = match beats.patch(&name, &parameters, &Patch::Merge(&beat)).await {
+    let renewed = match beats.patch(&name, &parameters, &Patch::Merge(json!({ "spec": spec }))).await {
         Err(kube::Error::Api(status)) if status.code == 404 => {
-            let fresh = json!({"metadata": {"name": name}, "spec": beat["spec"]});
+            let fresh = json!({"metadata": {"name": name}, "spec": spec});
             beats.create(&PostParams::default(), &serde_json::from_value(fresh).expect("a Lease")).await
         }
         other => other,
