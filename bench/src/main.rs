@@ -9,6 +9,7 @@ mod figure;
 mod lab_up;
 mod latency;
 mod plain;
+mod policies;
 mod session;
 mod throughput;
 mod traffic;
@@ -47,6 +48,7 @@ type Benchmark = fn(&mut Figures) -> Result<()>;
 const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("lab-up", lab_up::run),
     ("api-server", api_server::run),
+    ("policies", policies::run),
     ("latency", latency::run),
     ("failover", failover::run),
     ("throughput", throughput::run),

@@ -13,7 +13,7 @@ use kube::api::{
     PatchParams, PostParams,
 };
 use kube::{Client, ResourceExt};
-use lab::{Lab, LabOptions};
+use lab::{ApiServerKind, Lab, LabOptions};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -36,7 +36,9 @@ impl Session {
         let bench = std::env::current_exe().context("finding this program")?;
         let program = bench.with_file_name("egressgateway");
         let name = format!("bench-{}", std::process::id());
-        let lab = Lab::up(&LabOptions { name, program, observe, ..LabOptions::default() }, |_| {})?;
+        let api_server = ApiServerKind::from_environment()?;
+        let options = LabOptions { name, program, observe, api_server, ..LabOptions::default() };
+        let lab = Lab::up(&options, |_| {})?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let client = runtime.block_on(lab.client())?;
         Ok(Self { lab, client, runtime, bench })
@@ -44,6 +46,11 @@ impl Session {
 
     /// Makes these nodes gateways of an EgressGateway `default`.
     pub(crate) fn gateways(&self, nodes: &[&str]) -> Result<()> {
+        self.gateways_with_pool(nodes, "10.6.168.201-10.6.168.205")
+    }
+
+    /// The same with another pool.
+    pub(crate) fn gateways_with_pool(&self, nodes: &[&str], pool: &str) -> Result<()> {
         let label = Patch::Merge(json!({"metadata": {"labels": {"egressgateway": "true"}}}));
         for node in nodes {
             let (nodes, parameters) = (Api::<Node>::all(self.client.clone()), PatchParams::default());
@@ -55,7 +62,7 @@ impl Session {
             &json!({
                 "metadata": {"name": "default"},
                 "spec": {
-                    "ippools": {"ipv4": ["10.6.168.201-10.6.168.205"]},
+                    "ippools": {"ipv4": [pool]},
                     "nodeSelector": {"selector": {"matchLabels": {"egressgateway": "true"}}},
                 },
             }),
@@ -199,7 +206,8 @@ impl Session {
         Ok(())
     }
 
-    fn api(&self, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+    /// Objects of one of our kinds.
+    pub(crate) fn api(&self, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
         let kind =
             ApiResource::from_gvk(&GroupVersionKind::gvk("egressgateway.spidernet.io", "v1beta1", kind));
         match namespace {

@@ -84,7 +84,7 @@ pub(crate) fn test_step(root: &Path, count: &mut TestCount, skips: &mut Vec<Skip
 
 /// Why nothing was done, and what helps.
 const NO_GO: &str =
-    "Go is neither in PATH nor in /usr/local/go, and Kubernetes is built from source: https://go.dev/dl";
+    "no Go 1.24 or newer in PATH or /usr/local/go, and Kubernetes is built from source: https://go.dev/dl";
 
 fn with_programs(root: &Path, clients: bool, then: impl FnOnce(&Programs) -> Result<()>) -> Result<()> {
     let Some(go) = find_go() else {

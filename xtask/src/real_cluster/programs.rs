@@ -54,6 +54,8 @@ const CLIENTS: [Module; 2] = [
         version_variables: &["helm.sh/helm/v4/internal/version.version"],
     },
 ];
+/// What Kubernetes needs.
+const OLDEST_GO: (u32, u32) = (1, 24);
 /// Name of the link to the version that was built last: where the lab looks.
 const CURRENT: &str = "current";
 
@@ -125,10 +127,18 @@ impl Module {
     }
 }
 
-/// The Go tool, if there is one.
+/// The Go tool, if there is one that is new enough.
 pub(crate) fn find_go() -> Option<PathBuf> {
     let candidates = [PathBuf::from("go"), PathBuf::from("/usr/local/go/bin/go")];
-    candidates.into_iter().find(|go| go.to_str().is_some_and(|go| steps::has(go, &["version"])))
+    candidates.into_iter().find(|go| go_version(go).is_ok_and(|text| release(&text) >= Some(OLDEST_GO)))
+}
+
+/// Major and minor version in `go version go1.26.8 linux/amd64`.
+fn release(text: &str) -> Option<(u32, u32)> {
+    let version =
+        text.split_whitespace().find_map(|word| word.strip_prefix("go").filter(|rest| !rest.is_empty()))?;
+    let mut numbers = version.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn go_version(go: &Path) -> Result<String> {
@@ -175,6 +185,13 @@ fn cache() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_of_go_is_two_numbers() {
+        assert_eq!(release("go version go1.26.8 linux/amd64"), Some((1, 26)));
+        assert_eq!(release("go version go1.19 linux/amd64"), Some((1, 19)));
+        assert_eq!(release("go version devel"), None);
+    }
 
     #[test]
     fn the_pinned_version_is_that_of_the_require_line() {
