@@ -47,6 +47,12 @@ enum Command {
     Mutate(mutate::Options),
     /// A lab on Kubernetes' own API server, controllers and scheduler, built from source
     RealCluster(real_cluster::Options),
+    /// Run simulated clusters, each on one seed and a virtual clock; `--help` after `--` tells more
+    Sim {
+        /// Arguments of the simulation: `--seeds N`, `--start S`, `--seed X`, `--steps N`, `--verbose`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run benchmarks and print them as a table beside their reference
     Bench(bench::Options),
 }
@@ -60,6 +66,11 @@ fn main() -> ExitCode {
         Command::CheckLayering => layering::check(&root),
         Command::Mutate(options) => mutate::mutate(&root, &options),
         Command::RealCluster(options) => real_cluster::run(&root, &options),
+        Command::Sim { arguments } => {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let run = ["run", "--quiet", "--package", "sim", "--profile", "sim", "--"];
+            steps::run(&root, "cargo", &[run.as_slice(), &arguments].concat(), &[])
+        }
         Command::Bench(options) => bench::run(&root, &options),
     };
     match done {

@@ -7,13 +7,16 @@ use plan::Settings;
 
 use crate::faults::{Fault, Faults};
 use crate::judge::{self, Judge};
+use crate::nodes::Nodes;
 use crate::objects::Kind;
+use crate::packets;
 use crate::people::{Operation, People};
 use crate::random::Random;
 use crate::replica::{Controller, Election, LateWrite, Surroundings};
-use crate::scripted;
 use crate::server::Server;
 
+/// Steps with faults of a run.
+pub const STEPS: u64 = 300;
 /// So long everything has to settle once nothing goes wrong any more: long enough for what was written late, for ports to
 /// drain, and for them to rest.
 const SETTLED_WITHIN_MS: u64 = 600_000;
@@ -50,6 +53,8 @@ pub struct Report {
     pub leaders: u64,
     /// How often each fault happened
     pub faults: BTreeMap<Fault, u64>,
+    /// What became of packets
+    pub packets: packets::Counts,
     /// How often people did each thing
     pub operations: BTreeMap<Operation, u64>,
 }
@@ -89,15 +94,30 @@ struct Cluster {
     server: Server,
     faults: Faults,
     people: People,
+    nodes: Nodes,
     controllers: Vec<Controller>,
     election: Election,
     late: Vec<LateWrite>,
     outage_until_ms: u64,
     judge: Judge,
     steps: u64,
+    packets: packets::Counts,
     trail: Vec<String>,
     /// Entries of logs that were told
     told: BTreeMap<Kind, usize>,
+}
+
+macro_rules! surroundings {
+    ($cluster:ident) => {
+        Surroundings {
+            server: &mut $cluster.server,
+            faults: &mut $cluster.faults,
+            late: &mut $cluster.late,
+            random: &mut $cluster.random,
+            now_ms: $cluster.now_ms,
+            is_outage: $cluster.now_ms < $cluster.outage_until_ms,
+        }
+    };
 }
 
 /// Runs a cluster.
@@ -132,11 +152,13 @@ impl Cluster {
             server,
             faults,
             people,
+            nodes: Nodes::default(),
             election: Election::default(),
             late: Vec::new(),
             outage_until_ms: 0,
             judge: Judge::new(rest_s),
             steps: 0,
+            packets: packets::Counts::default(),
             trail: Vec::new(),
             told: BTreeMap::new(),
         }
@@ -154,9 +176,11 @@ impl Cluster {
         self.faults.at_peace = true;
         self.people.at_peace = true;
         self.outage_until_ms = 0;
+        self.nodes.make_peace(self.now_ms);
         let settled_ms = self.settle()?;
         let mut orders = [self.random.split(), self.random.split()];
         judge::at_rest(&self.server, &settings(), &mut orders)?;
+        packets::at_rest(&self.server, &self.nodes, self.now_ms, &mut self.packets)?;
         self.idle()?;
         Ok(settled_ms)
     }
@@ -197,10 +221,12 @@ impl Cluster {
     }
 
     fn is_busy(&self) -> bool {
-        !self.late.is_empty() || self.controllers.iter().any(|controller| !controller.is_idle(&self.server))
+        !self.late.is_empty()
+            || !self.nodes.is_idle(&self.server)
+            || self.controllers.iter().any(|controller| !controller.is_idle(&self.server))
     }
 
-    /// Everybody does something. Whether a controller did.
+    /// Everybody does something. Whether a controller or an agent did.
     fn step(&mut self, pause_ms: u64) -> Result<bool, String> {
         self.steps += 1;
         self.now_ms += pause_ms;
@@ -214,25 +240,17 @@ impl Cluster {
             self.say(|| format!("people: {operation:?}"));
         }
         self.check()?;
-        if self.now_ms >= self.outage_until_ms {
-            scripted::agents(&mut self.server, &mut self.random);
-        }
+        let mut around = surroundings!(self);
+        let mut did = self.nodes.turn(&mut around)?;
         self.check()?;
-        let mut did = false;
         for index in 0..self.controllers.len() {
-            let mut around = Surroundings {
-                server: &mut self.server,
-                faults: &mut self.faults,
-                late: &mut self.late,
-                random: &mut self.random,
-                now_ms: self.now_ms,
-                is_outage: self.now_ms < self.outage_until_ms,
-            };
+            let mut around = surroundings!(self);
             if let Some(controller) = self.controllers.get_mut(index) {
                 did |= controller.turn(&mut self.election, &mut around)?;
             }
             self.check()?;
         }
+        packets::probe(&self.server, &self.nodes, &mut self.random, self.now_ms, &mut self.packets)?;
         Ok(did)
     }
 
@@ -285,6 +303,7 @@ impl Cluster {
             writes: self.server.writes,
             leaders: self.election.changes,
             faults: self.faults.counts,
+            packets: self.packets,
             operations: self.people.counts,
         }
     }

@@ -60,6 +60,8 @@ faults! {
     AgentCut = 4,
     /// Nodes don't reach each other
     PeersCut = 3,
+    /// A probe, its answer or a notice gets lost
+    LostDatagram = 20,
     /// A node dies, and comes back some time later
     NodeDeath = 2,
     /// Somebody flushes a node's nf_tables

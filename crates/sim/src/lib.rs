@@ -18,16 +18,20 @@
 //!
 //! Start reading at [`cluster`], then [`replica`] and [`judge`].
 
+pub mod agent;
 pub mod cluster;
 pub mod cold;
 pub mod faults;
 pub mod feed;
 pub mod judge;
+pub mod machine;
+pub mod many;
+pub mod nodes;
 pub mod objects;
+pub mod packets;
 pub mod people;
 pub mod random;
 pub mod replica;
-pub mod scripted;
 pub mod server;
 
 pub use cluster::{Failure, Options, Report, run};

@@ -105,7 +105,10 @@ impl Network {
                 let peer = host.state.peers.iter().find(|peer| {
                     peer.ipv4.map(IpAddr::V4) == Some(next_hop) || peer.ipv6.map(IpAddr::V6) == Some(next_hop)
                 });
-                peer.and_then(|peer| self.on_wire(peer.underlay)).map(|peer| (peer, device))
+                let next = peer.and_then(|peer| self.on_wire(peer.underlay));
+                // Where there is no tunnel device nobody takes the datagram.
+                let has_tunnel = |host: &Host| host.state.tunnel.is_some();
+                next.filter(|next| self.hosts.get(next).is_some_and(has_tunnel)).map(|next| (next, device))
             } else if device == self.uplink {
                 match self.on_wire(packet.destination) {
                     Some(next) => Some((next, device)),
