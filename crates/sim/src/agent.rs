@@ -278,7 +278,7 @@ impl Agent {
             && self.written.as_ref() != Some(&tunnel.status)
         {
             let now = around.server.wall();
-            let patch = tunnel.status.patch(now, now, false);
+            let patch = tunnel.status.patch(now, now);
             if send(around, &self.write("egresstunnels", patch)).is_ok() {
                 self.written = Some(tunnel.status);
             }
