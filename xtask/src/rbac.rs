@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use api::permissions::{PROGRAMS, Permission, Place, Program};
+use api::permissions::{PROGRAMS, Permission, Program};
 
 /// Where the roles are, from the root of the workspace.
 const FILE: &str = "crates/lab/manifests/rbac.yaml";
@@ -47,16 +47,14 @@ fn program_manifest(text: &mut String, program: &Program, namespace: &str) {
         text,
         "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {account}\n  namespace: {namespace}\n"
     );
-    for (kind, place) in [("ClusterRole", Place::Cluster), ("Role", Place::OwnNamespace)] {
-        let of_place = program.permissions.iter().filter(|permission| permission.place == place);
+    for (kind, is_cluster) in [("ClusterRole", true), ("Role", false)] {
+        let of_place =
+            program.permissions.iter().filter(|permission| permission.place.is_cluster() == is_cluster);
         let rules: Vec<&Permission> = of_place.collect();
         if rules.is_empty() {
             continue;
         }
-        let home = match place {
-            Place::Cluster => String::new(),
-            Place::OwnNamespace => format!("  namespace: {namespace}\n"),
-        };
+        let home = if is_cluster { String::new() } else { format!("  namespace: {namespace}\n") };
         let _ = write!(
             text,
             "---\napiVersion: {GROUP}/v1\nkind: {kind}\nmetadata:\n  name: {account}\n{home}rules:\n"
@@ -72,10 +70,14 @@ fn program_manifest(text: &mut String, program: &Program, namespace: &str) {
 }
 
 fn rule(text: &mut String, permission: &Permission) {
-    let Permission { group, resources, verbs, why, place: _ } = permission;
+    let Permission { group, resources, verbs, why, place } = permission;
+    let names = match place.names() {
+        [] => String::new(),
+        names => format!("    resourceNames: [{}]\n", names.join(", ")),
+    };
     let _ = write!(
         text,
-        "  # {why}\n  - apiGroups: [{}]\n    resources: [{}]\n    verbs: [{}]\n",
+        "  # {why}\n  - apiGroups: [{}]\n    resources: [{}]\n{names}    verbs: [{}]\n",
         if group.is_empty() { "\"\"" } else { group },
         resources.join(", "),
         verbs.join(", ")
@@ -100,9 +102,9 @@ mod tests {
             found.unwrap()["rules"].as_array().unwrap().clone()
         };
         for program in PROGRAMS {
-            let roles = [("ClusterRole", Place::Cluster), ("Role", Place::OwnNamespace)];
-            for (kind, place) in roles {
-                let declared = program.permissions.iter().filter(|permission| permission.place == place);
+            for (kind, is_cluster) in [("ClusterRole", true), ("Role", false)] {
+                let of_place = |permission: &&Permission| permission.place.is_cluster() == is_cluster;
+                let declared = program.permissions.iter().filter(of_place);
                 if declared.clone().next().is_none() {
                     continue;
                 }
@@ -110,6 +112,8 @@ mod tests {
                     assert_eq!(rule["apiGroups"][0], permission.group);
                     assert_eq!(rule["resources"], serde_json::json!(permission.resources));
                     assert_eq!(rule["verbs"], serde_json::json!(permission.verbs));
+                    let names = rule["resourceNames"].as_array().map_or(0, Vec::len);
+                    assert_eq!(names, permission.place.names().len());
                 }
             }
         }

@@ -20,3 +20,4 @@ pub mod permissions;
 pub mod plugins;
 pub mod resource;
 pub mod schema;
+pub mod webhooks;

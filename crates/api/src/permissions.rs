@@ -36,6 +36,27 @@ pub enum Place {
     Cluster,
     /// In the namespace that the program runs in
     OwnNamespace,
+    /// On what is in no namespace, and has one of these names
+    NamedInCluster(&'static [&'static str]),
+    /// In the namespace that the program runs in, on what has one of these names
+    NamedInOwnNamespace(&'static [&'static str]),
+}
+
+impl Place {
+    /// Whether it is beyond the program's own namespace.
+    #[must_use]
+    pub fn is_cluster(self) -> bool {
+        matches!(self, Self::Cluster | Self::NamedInCluster(_))
+    }
+
+    /// Names of the objects, where not all of the kind are meant.
+    #[must_use]
+    pub fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Cluster | Self::OwnNamespace => &[],
+            Self::NamedInCluster(names) | Self::NamedInOwnNamespace(names) => names,
+        }
+    }
 }
 
 /// Both programs.
@@ -156,6 +177,27 @@ pub const CONTROLLER: Program = Program {
             verbs: &["list", "watch"],
             place: Place::OwnNamespace,
             why: "Agents show that they live by renewing theirs.",
+        },
+        Permission {
+            group: "",
+            resources: &["secrets"],
+            verbs: &["create"],
+            place: Place::OwnNamespace,
+            why: "The webhooks' certificate. What is not there yet has no name that could be permitted.",
+        },
+        Permission {
+            group: "",
+            resources: &["secrets"],
+            verbs: &["list", "update", "watch"],
+            place: Place::NamedInOwnNamespace(&["egressgateway-controller-server-certs"]),
+            why: "The webhooks' certificate, on which all replicas agree, and its renewal.",
+        },
+        Permission {
+            group: "admissionregistration.k8s.io",
+            resources: &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
+            verbs: &["list", "patch", "watch"],
+            place: Place::NamedInCluster(&["egressgateway-controller"]),
+            why: "Which certificate the API server trusts at our own webhooks.",
         },
     ],
 };

@@ -18,6 +18,7 @@
 //!
 //! Start reading at [`run()`].
 
+mod certificates;
 mod clock;
 mod events;
 mod metrics;
@@ -27,6 +28,8 @@ pub mod replica;
 mod run;
 pub mod state;
 pub mod watches;
+mod webhook;
 pub mod write;
 
 pub use run::{Options, run, run_with};
+pub use webhook::WebhookOptions;

@@ -23,7 +23,8 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::replica::{Due, Planned, Replica};
 use crate::watches::{self, Input, Kind};
-use crate::{events, write};
+use crate::webhook::{Knowledge, WebhookOptions};
+use crate::{events, webhook, write};
 
 /// Changes that wait to be taken in; a watch waits while there are more.
 const QUEUE: usize = 1024;
@@ -103,6 +104,8 @@ pub struct Options {
     pub health_bind: admin::Bind,
     /// Where `/metrics` is
     pub metrics_bind: admin::Bind,
+    /// How admission webhooks are served; `None`: they are not
+    pub webhook: Option<WebhookOptions>,
 }
 
 impl Options {
@@ -125,8 +128,19 @@ impl Options {
             identity,
             health_bind: config.health_bind,
             metrics_bind: config.metrics_bind,
+            webhook: webhook(config),
         }
     }
+}
+
+fn webhook(config: &Config) -> Option<WebhookOptions> {
+    let port = config.webhook_port?;
+    Some(WebhookOptions {
+        bind: WebhookOptions::any_address(port),
+        certificate_directory: config.tls_cert_dir.clone(),
+        namespace: config.pod_namespace.clone(),
+        name: config.webhook_name.clone(),
+    })
 }
 
 fn settings(feature: &Feature) -> Settings {
@@ -153,6 +167,7 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
     let readiness = Readiness::default();
     let heartbeat = Heartbeat::new(STUCK);
     let listed = readiness.guard("first list of every kind");
+    let webhook_served = readiness.guard("webhook");
     let (inputs, queue) = mpsc::channel(QUEUE);
     let (leading, leads) = watch::channel(options.leader_election.is_none());
     // The lease outlives the loop: the last write is done before another replica may begin.
@@ -170,7 +185,17 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
         ),
     );
     let namespace = options.namespace.as_deref().unwrap_or(client.default_namespace());
-    watches::start(&mut supervisor, &client, namespace, &inputs);
+    let knowledge = Arc::new(Knowledge::new(options.settings.clone()));
+    watches::start(&mut supervisor, &client, namespace, &inputs, &knowledge);
+    match options.webhook {
+        Some(mut options) => {
+            if options.namespace.is_empty() {
+                options.namespace = client.default_namespace().to_owned();
+            }
+            webhook::start(&mut supervisor, &client, options, knowledge, webhook_served);
+        }
+        None => drop(webhook_served),
+    }
     if let Some((namespace, name)) = &options.leader_election {
         let namespace = namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         let lease = LeaderLease::new(client.clone(), &namespace, name, &options.identity, Timing::default());

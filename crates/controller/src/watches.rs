@@ -1,5 +1,7 @@
 //! The kinds that the controller watches.
 
+use std::sync::Arc;
+
 use api::names;
 use api::plugins::{CalicoPool, CiliumNode, CiliumPool, SpiderCoordinator, SpiderPool};
 use api::slim::{ControlPlanePod, SlimLease, SlimNamespace, SlimNode, SlimPod, SlimService, SlimServiceCidr};
@@ -12,6 +14,8 @@ use kube::{Api, Client};
 use runtime::supervisor::Supervisor;
 use runtime::watch::{Absent, Change, watch};
 use tokio::sync::mpsc;
+
+use crate::webhook::Knowledge;
 
 /// What a watch says.
 pub enum Input {
@@ -160,13 +164,23 @@ impl Input {
     }
 }
 
-/// Starts a watch for every kind; Leases of agents are in this namespace.
+/// Starts a watch for every kind; Leases of agents are in this namespace. Webhooks are told first: they must not wait until the planner has written.
 pub(crate) fn start(
     supervisor: &mut Supervisor,
     client: &Client,
     namespace: &str,
     inputs: &mpsc::Sender<Input>,
+    knowledge: &Arc<Knowledge>,
 ) {
+    macro_rules! told {
+        ($tell:ident, $wrap:expr) => {{
+            let knowledge = Arc::clone(knowledge);
+            move |change| {
+                knowledge.$tell(&change);
+                $wrap(change)
+            }
+        }};
+    }
     macro_rules! watch_kind {
         ($name:literal, $absent:expr, $config:expr, $wrap:expr) => {
             watch_kind!($name, Api::all(client.clone()), $absent, $config, $wrap)
@@ -177,11 +191,11 @@ pub(crate) fn start(
         };
     }
     let all = Config::default;
-    watch_kind!("watch nodes", Absent::Wait, all(), Input::Node);
+    watch_kind!("watch nodes", Absent::Wait, all(), told!(nodes, Input::Node));
     let beats = Config::default().labels(names::LABEL_HEARTBEAT);
     let leases = Api::namespaced(client.clone(), namespace);
     watch_kind!("watch agents", leases, Absent::Wait, beats, Input::Heartbeat);
-    watch_kind!("watch namespaces", Absent::Wait, all(), Input::Namespace);
+    watch_kind!("watch namespaces", Absent::Wait, all(), told!(namespaces, Input::Namespace));
     watch_kind!("watch pods", Absent::Wait, all(), Input::Pod);
     watch_kind!("watch services", Absent::Empty, all(), Input::Service);
     watch_kind!("watch service ranges", Absent::Empty, all(), Input::ServiceCidr);
@@ -193,7 +207,7 @@ pub(crate) fn start(
     watch_kind!("watch Cilium's pools", Absent::Empty, all(), Input::CiliumPool);
     watch_kind!("watch Spiderpool's pools", Absent::Empty, all(), Input::SpiderPool);
     watch_kind!("watch Spiderpool's coordinator", Absent::Empty, all(), Input::SpiderCoordinator);
-    watch_kind!("watch gateways", Absent::Wait, all(), Input::Gateway);
+    watch_kind!("watch gateways", Absent::Wait, all(), told!(gateways, Input::Gateway));
     watch_kind!("watch policies", Absent::Wait, all(), Input::Policy);
     watch_kind!("watch cluster policies", Absent::Wait, all(), Input::ClusterPolicy);
     watch_kind!("watch tunnels", Absent::Wait, all(), Input::Tunnel);

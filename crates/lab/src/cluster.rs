@@ -123,7 +123,11 @@ impl Cluster {
                 .context("install controller and agents")?;
         }
         say(&StartMessage::Progress("waiting for all pods to run".to_string()));
-        startup::wait_until_ready(&self.client, self.nodes.len(), &self.registry).await
+        startup::wait_until_ready(&self.client, self.nodes.len(), &self.registry).await?;
+        if self.options.install {
+            crate::install::wait_until_admitted(&self.client).await?;
+        }
+        Ok(())
     }
 
     async fn start_controllers(&self) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! The controllers of a cluster, as functions of what is known: each answers what it wants done.
 //!
 //! ```text
-//!   watches -> World -> node lifecycle, DaemonSets, Deployments, ReplicaSets, scheduler -> actions -> API server
+//!   watches -> World -> nodes, EndpointSlices, DaemonSets, Deployments, ReplicaSets, scheduler -> actions -> API server
 //!                ^                                                                            |
 //!                +--------------------------- answers to the writes --------------------------+
 //! ```
@@ -9,6 +9,7 @@
 pub(crate) mod action;
 mod daemon_set;
 mod deployment;
+mod endpoint_slice;
 mod node_lifecycle;
 mod replica_set;
 mod run;
@@ -29,6 +30,8 @@ use crate::world::{Key, World};
 /// What all controllers want done now.
 fn decide(world: &World, settings: &Settings, now: Timestamp) -> Vec<Action> {
     let mut actions = node_lifecycle::reconcile(world, settings.node_grace, now);
+    // Before a Deployment is said to be available its pods can be reached.
+    actions.extend(endpoint_slice::reconcile(world));
     actions.extend(daemon_set::reconcile(world, now));
     actions.extend(deployment::reconcile(world, now));
     actions.extend(replica_set::reconcile(world, now));

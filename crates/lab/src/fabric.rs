@@ -13,6 +13,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
+use ipnet::IpNet;
 use kernel::RouteSocket;
 use kernel::link::{LinkChange, LinkKind, NewLink};
 use kernel::route::RouteEntry;
@@ -79,7 +80,17 @@ impl Fabric {
 
     /// Plugs a node's namespace into the switch.
     pub(crate) fn plug_node(&self, node: NodeNumber, namespace: &NetNs) -> kernel::Result<()> {
-        self.plug(&port_of(node), node.mac(), namespace)
+        self.plug(&port_of(node), node.mac(), namespace)?;
+        // The API server is behind the switch, and calls webhooks in pods.
+        let mut links = self.switch.links()?;
+        let bridge = links.index_of(BRIDGE)?;
+        for (destination, via) in [
+            (IpNet::V4(node.pod_cidr_v4()), IpAddr::V4(node.v4())),
+            (IpNet::V6(node.pod_cidr_v6()), IpAddr::V6(node.v6())),
+        ] {
+            links.set_route(&RouteEntry::new(destination, Some(bridge), Some(via)))?;
+        }
+        Ok(())
     }
 
     /// Cuts a node's cable.

@@ -7,11 +7,13 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{ApiResource, DynamicObject, ListParams, PostParams, TypeMeta};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 /// A CRD that is not served by then never will be.
 const SERVED_DEADLINE: Duration = Duration::from_secs(30);
+/// Webhooks that do not answer by then never will.
+const ADMITTED_DEADLINE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The CRD manifests that are generated from the API types.
 const CRDS: [&str; 8] = [
@@ -46,6 +48,29 @@ pub(crate) async fn install(client: &Client, ipv6: bool) -> anyhow::Result<()> {
     let [off, on] = IPV6;
     let manifest = if ipv6 { MANIFEST.replace(off, on) } else { MANIFEST.to_string() };
     create_all(client, &manifest).await
+}
+
+/// Waits until the API server gets an answer of the webhooks, by something that is only tried. Until it has heard of
+/// endpoints and certificate it refuses every gateway and policy.
+pub(crate) async fn wait_until_admitted(client: &Client) -> anyhow::Result<()> {
+    let types =
+        TypeMeta { api_version: api::names::API_VERSION.to_string(), kind: "EgressGateway".to_string() };
+    let gateways = api_of(client, &types, None)?;
+    let selector = json!({"matchLabels": {"kubernetes.io/os": "none"}});
+    let probe = json!({
+        "apiVersion": types.api_version, "kind": types.kind, "metadata": {"name": "admission-probe"},
+        "spec": {"nodeSelector": {"selector": selector}},
+    });
+    let probe: DynamicObject = serde_json::from_value(probe).context("make a gateway to try")?;
+    let only_try = PostParams { dry_run: true, ..PostParams::default() };
+    let deadline = Instant::now() + ADMITTED_DEADLINE;
+    loop {
+        let Err(error) = gateways.create(&only_try, &probe).await else { return Ok(()) };
+        if Instant::now() >= deadline {
+            return Err(error).context("the webhooks do not answer");
+        }
+        sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// A new resource is served some moments after its definition was created.

@@ -9,7 +9,8 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -168,6 +169,10 @@ pub(crate) struct World {
     pub(crate) replica_sets: Objects<ReplicaSet>,
     /// DaemonSets.
     pub(crate) daemon_sets: Objects<DaemonSet>,
+    /// Services.
+    pub(crate) services: Objects<Service>,
+    /// EndpointSlices.
+    pub(crate) endpoint_slices: Objects<EndpointSlice>,
     /// Leases of nodes.
     pub(crate) leases: Objects<Lease>,
     /// When a node was last heard of, on this clock: a node's own may be wrong.
@@ -184,6 +189,8 @@ impl World {
             && self.deployments.synced
             && self.replica_sets.synced
             && self.daemon_sets.synced
+            && self.services.synced
+            && self.endpoint_slices.synced
             && self.leases.synced
     }
 
@@ -222,6 +229,8 @@ impl World {
             WorldEvent::Deployment(event) => drop(self.deployments.absorb(event)),
             WorldEvent::ReplicaSet(event) => drop(self.replica_sets.absorb(event)),
             WorldEvent::DaemonSet(event) => drop(self.daemon_sets.absorb(event)),
+            WorldEvent::Service(event) => drop(self.services.absorb(event)),
+            WorldEvent::EndpointSlice(event) => drop(self.endpoint_slices.absorb(event)),
             WorldEvent::Lease(event) => {
                 for change in self.leases.absorb(event) {
                     match change {
@@ -249,6 +258,10 @@ pub(crate) enum WorldEvent {
     ReplicaSet(Event<ReplicaSet>),
     /// About a DaemonSet.
     DaemonSet(Event<DaemonSet>),
+    /// About a Service.
+    Service(Event<Service>),
+    /// About an EndpointSlice.
+    EndpointSlice(Event<EndpointSlice>),
     /// About a node's Lease.
     Lease(Event<Lease>),
     /// The API server does not answer.
@@ -263,7 +276,9 @@ pub(crate) async fn watch(client: Client, events: mpsc::Sender<WorldEvent>) {
         watch_kind(Api::all(client.clone()), WorldEvent::Node, &events),
         watch_kind(Api::all(client.clone()), WorldEvent::Deployment, &events),
         watch_kind(Api::all(client.clone()), WorldEvent::ReplicaSet, &events),
-        watch_kind(Api::all(client), WorldEvent::DaemonSet, &events),
+        watch_kind(Api::all(client.clone()), WorldEvent::DaemonSet, &events),
+        watch_kind(Api::all(client.clone()), WorldEvent::Service, &events),
+        watch_kind(Api::all(client), WorldEvent::EndpointSlice, &events),
         watch_kind(leases, WorldEvent::Lease, &events),
     );
 }

@@ -34,6 +34,12 @@ pub struct Config {
     pub health_bind: Bind,
     /// `METRICS_BIND_ADDRESS`: where `/metrics` is
     pub metrics_bind: Bind,
+    /// `WEBHOOK_PORT`: where admission webhooks are served; 0: nowhere
+    pub webhook_port: Option<u16>,
+    /// `TLS_CERT_DIR`: `tls.crt` and `tls.key` of the webhooks, if others issue them
+    pub tls_cert_dir: PathBuf,
+    /// `WEBHOOK_NAME`: name of the webhooks' Service and of both webhook configurations
+    pub webhook_name: String,
     /// `LOG_LEVEL` and `LOG_ENCODER`
     pub log: LogSettings,
     /// The file that `CONFIGMAP_PATH` names
@@ -221,6 +227,11 @@ impl Config {
             wrong.push(format!("LEADER_ELECTION: `{leader_election}` is neither true nor false"));
             true
         });
+        let webhook_port = env("WEBHOOK_PORT").unwrap_or_else(|| "8881".to_owned());
+        let webhook_port = webhook_port.parse().unwrap_or_else(|_| {
+            wrong.push(format!("WEBHOOK_PORT: `{webhook_port}` is no port; write one like 5822, or 0"));
+            0
+        });
         let text = |name: &str| env(name).unwrap_or_default();
         let mut reader = Reader::of(file.unwrap_or_default());
         let feature = Feature::read(&mut reader);
@@ -238,6 +249,9 @@ impl Config {
             leader_election_id: env("LEADER_ELECTION_ID").unwrap_or_else(|| "egressgateway".to_owned()),
             health_bind,
             metrics_bind,
+            webhook_port: Some(webhook_port).filter(|port| *port != 0),
+            tls_cert_dir: env("TLS_CERT_DIR").unwrap_or_else(|| "/etc/tls".to_owned()).into(),
+            webhook_name: env("WEBHOOK_NAME").unwrap_or_else(|| "egressgateway-controller".to_owned()),
             log: LogSettings { level, encoder },
             feature,
         };

@@ -1,14 +1,16 @@
 //! A cluster without machines: an API server, nodes that are objects, agents that are patches.
 
 use std::fmt::Debug;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use api::names;
 use api::permissions::{AGENT, CONTROLLER};
 use api::v1beta1::{EgressTunnel, crds};
 use apiserver::server::{ApiServer, ApiServerHandle, ServerConfig};
-use controller::{Options, run_with};
+use controller::{Options, WebhookOptions, run_with};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -29,6 +31,10 @@ const ROLES: &str = include_str!("../../../lab/manifests/rbac.yaml");
 const ADMISSION: &str = include_str!("../../../lab/manifests/agent-admission.yaml");
 /// Where controller and agents are.
 pub(crate) const SYSTEM: &str = "kube-system";
+/// Name of the webhooks' Service and configurations.
+pub(crate) const WEBHOOK: &str = "egressgateway-controller";
+/// Port of the webhooks' Service, and of the controller.
+pub(crate) const WEBHOOK_PORT: u16 = 5822;
 /// Nothing here may take longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -36,6 +42,16 @@ pub(crate) struct Cluster {
     pub(crate) client: Client,
     pub(crate) server: ApiServerHandle,
     config: Config,
+    /// Where the webhooks of the replica `one`, and those of another one are: on addresses of loopback that no other
+    /// cluster here has.
+    pub(crate) webhooks: [Ipv4Addr; 2],
+}
+
+fn own_addresses() -> [Ipv4Addr; 2] {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let number = NEXT.fetch_add(2, Ordering::Relaxed);
+    [number, number + 1].map(|number| Ipv4Addr::new(127, 1 + high % 250, low, number))
 }
 
 /// A controller that is stopped, and waited for, at the end.
@@ -68,7 +84,8 @@ impl Cluster {
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .expect("a config");
-        let cluster = Self { client: Client::try_from(config.clone()).expect("a client"), server, config };
+        let client = Client::try_from(config.clone()).expect("a client");
+        let cluster = Self { client, server, config, webhooks: own_addresses() };
         let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
         for crd in crds() {
             definitions.create(&PostParams::default(), &crd).await.expect("our CRDs are accepted");
@@ -281,6 +298,8 @@ impl Cluster {
     /// A controller with other settings.
     pub(crate) async fn controller_with(&self, identity: &str, settings: Settings) -> Controller {
         let client = self.client_of(CONTROLLER.account, None).await;
+        let [of_one, of_other] = self.webhooks;
+        let webhook = if identity == "one" { of_one } else { of_other };
         let supervisor = Supervisor::new(Duration::from_secs(10));
         let shutdown = supervisor.shutdown();
         let options = Options {
@@ -291,6 +310,12 @@ impl Cluster {
             identity: identity.to_owned(),
             health_bind: None,
             metrics_bind: None,
+            webhook: Some(WebhookOptions {
+                bind: SocketAddr::new(webhook.into(), WEBHOOK_PORT),
+                certificate_directory: PathBuf::new(),
+                namespace: SYSTEM.to_owned(),
+                name: WEBHOOK.to_owned(),
+            }),
         };
         let task = tokio::spawn(run_with(client, options, supervisor));
         Controller { shutdown, task }

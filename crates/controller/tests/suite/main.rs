@@ -1,5 +1,6 @@
 //! The controller as a whole, against an API server in this process, over TLS on loopback.
 
+mod admission;
 mod behaviour;
 mod harness;
 mod moves;

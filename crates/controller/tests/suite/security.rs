@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 
 use api::names;
-use api::permissions::{AGENT, CONTROLLER, Place, Program};
+use api::permissions::{AGENT, CONTROLLER, Program};
 use api::v1beta1::{
     EgressClusterEndpointSlice, EgressClusterPolicy, EgressEndpointSlice, EgressGateway, EgressPolicy,
     EgressPortLease, EgressTunnel,
+};
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -14,7 +17,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 
-use crate::harness::{Cluster, SYSTEM, policy};
+use crate::harness::{Cluster, SYSTEM, WEBHOOK, policy};
 
 /// Verb, group and resource; and whether it is asked for in every namespace.
 type Ask = (String, String, String, bool);
@@ -24,7 +27,7 @@ fn permitted(program: &Program) -> BTreeSet<Ask> {
     let mut all = BTreeSet::new();
     for permission in program.permissions {
         for resource in permission.resources {
-            let of_cluster = permission.place == Place::Cluster;
+            let of_cluster = permission.place.is_cluster();
             all.extend(permission.verbs.iter().map(|verb| {
                 ((*verb).to_owned(), permission.group.to_owned(), (*resource).to_owned(), of_cluster)
             }));
@@ -53,6 +56,8 @@ fn asked_elsewhere() -> BTreeSet<Ask> {
         finalizers.map(|it| ("update".to_owned(), names::GROUP.to_owned(), it.to_owned(), true)).into();
     // This server does not have the kind: it is listed in vain, and never watched.
     all.insert(("watch".to_owned(), "networking.k8s.io".to_owned(), "servicecidrs".to_owned(), true));
+    // The Secret was there before.
+    all.insert(("create".to_owned(), String::new(), "secrets".to_owned(), false));
     // A lease outlives its node for as long as a late write of it may arrive: longer than this test lasts.
     all.insert(("delete".to_owned(), names::GROUP.to_owned(), "egressportleases".to_owned(), true));
     all
@@ -71,8 +76,19 @@ async fn a_controller_asks_for_exactly_what_it_is_permitted() {
     ] {
         cluster.define(group, version, kind, plural).await;
     }
+    // A Secret that holds no certificate of ours is written over.
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": format!("{WEBHOOK}-server-certs"), "namespace": SYSTEM},
+    });
+    cluster.create(secret).await.expect("created");
     let controller = cluster.controller("one").await;
     cluster.agents().await;
+    crate::admission::install(&cluster).await;
+    // Without webhooks the controller fills in what they would.
+    let nothing_more = DeleteParams::default();
+    cluster.api::<ValidatingWebhookConfiguration>().delete(WEBHOOK, &nothing_more).await.expect("deleted");
+    cluster.api::<MutatingWebhookConfiguration>().delete(WEBHOOK, &nothing_more).await.expect("deleted");
     let (tunnels, leases) = (cluster.api::<EgressTunnel>(), cluster.api::<EgressPortLease>());
     let (policies, gateways) =
         (cluster.namespaced::<EgressPolicy>("default"), cluster.api::<EgressGateway>());

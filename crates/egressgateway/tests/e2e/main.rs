@@ -9,6 +9,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "clippy knows no tests without the standard harness")]
 
+mod admission;
 mod answers;
 mod destinations;
 mod drift;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         destinations::SCENARIOS,
         protocols::SCENARIOS,
         refusals::SCENARIOS,
+        admission::SCENARIOS,
         views::SCENARIOS,
         drift::SCENARIOS,
         restarts::SCENARIOS,

@@ -200,6 +200,12 @@ fn controller_replaced(world: &World) -> Result<()> {
             let now = leader(world)?;
             if now == holder || now.is_empty() { bail!("{now:?} leads") } else { Ok(()) }
         })?;
+        world.until("another controller is ready, and serves webhooks", || {
+            match ready_controller(world)? {
+                now if now == old => bail!("{now} is still there"),
+                _ => Ok(()),
+            }
+        })?;
         // It judges what comes now, so it has judged what was there.
         world.create(
             "EgressGateway",

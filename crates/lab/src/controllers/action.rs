@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
 use kube::{Api, Client, Resource};
@@ -25,6 +26,8 @@ pub(crate) enum Kind {
     DaemonSet,
     /// Event.
     Event,
+    /// EndpointSlice.
+    EndpointSlice,
 }
 
 /// One write.
@@ -113,6 +116,12 @@ pub(crate) async fn perform(client: &Client, world: &mut World, action: Action) 
             let done = write::<Node>(&cluster(client), action).await?;
             if let Done::Object(node) = done {
                 world.nodes.set(*node);
+            }
+        }
+        Kind::EndpointSlice => {
+            let done = write::<EndpointSlice>(&namespaced(client, &namespace), action).await?;
+            if let Done::Object(slice) = done {
+                world.endpoint_slices.set(*slice);
             }
         }
         Kind::Event => drop(write::<Event>(&namespaced(client, &namespace), action).await?),

@@ -23,6 +23,8 @@ fn nothing_given_means_the_charts_defaults() {
     assert_eq!(config.feature, Feature::default());
     assert_eq!(config.health_bind, Some("[::]:8788".parse().unwrap()));
     assert_eq!(config.metrics_bind, None);
+    assert_eq!((config.webhook_port, config.tls_cert_dir), (Some(8881), "/etc/tls".into()));
+    assert_eq!(config.webhook_name, "egressgateway-controller");
     assert!(config.leader_election);
     assert_eq!(warnings, Vec::<String>::new());
 }
