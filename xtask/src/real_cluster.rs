@@ -63,7 +63,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         }),
         Action::Up => with_programs(root, false, |programs| up(root, programs)),
         Action::Down => egressgateway(root, &["lab", "down", "--name", NAME], &[]),
-        Action::Test { filter } => with_programs(root, false, |programs| {
+        Action::Test { filter } => with_programs(root, true, |programs| {
             test(root, programs, filter.as_deref(), &mut TestOutput::default())
         }),
     }
@@ -72,7 +72,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
 /// The same tests as a step of `cargo xtask test`.
 pub(crate) fn test_step(root: &Path, count: &mut TestCount, skips: &mut Vec<Skip>) -> Result<Outcome> {
     let Some(go) = find_go() else { return Ok(Outcome::Skipped(NO_GO.to_owned())) };
-    let programs = Programs::build(root, &go, false)?;
+    let programs = Programs::build(root, &go, true)?;
     let mut output = TestOutput::default();
     let tested = test(root, &programs, None, &mut output);
     count.passed += output.count.passed;
@@ -105,7 +105,22 @@ fn test(root: &Path, programs: &Programs, filter: Option<&str>, output: &mut Tes
     let path = programs.path();
     let environment = [(SERVER_VARIABLE, "real"), (PROGRAMS_VARIABLE, path.as_str())];
     let end_to_end = cargo_test(root, "egressgateway", "e2e", filter, &environment, output);
-    conformance.and(end_to_end)
+    conformance.and(end_to_end).and(clients(root, programs, filter, output))
+}
+
+/// kubectl of the cluster's own release on our API server, and Helm on either.
+fn clients(root: &Path, programs: &Programs, filter: Option<&str>, output: &mut TestOutput) -> Result<()> {
+    let path = programs.path();
+    let search = std::env::var("PATH").unwrap_or_default();
+    let search = format!("{path}:{search}");
+    let kubectl = filter.or(Some("kubectl::"));
+    cargo_test(root, "apiserver", "suite", kubectl, &[("PATH", &search)], output)?;
+    let helm = filter.or(Some("helm::"));
+    for server in ["embedded", "real"] {
+        let environment = [(SERVER_VARIABLE, server), (PROGRAMS_VARIABLE, path.as_str())];
+        cargo_test(root, "lab", "lab", helm, &environment, output)?;
+    }
+    Ok(())
 }
 
 /// The API server's contract, on a cluster with nothing in it.

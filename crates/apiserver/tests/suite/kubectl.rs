@@ -46,8 +46,9 @@ impl Kubectl {
         let mut kubectl = Self { binary, home, minor_version: 0 };
         let version = kubectl.ok(&["version", "--client", "-o", "json"]).await;
         let version: Value = serde_json::from_str(&version).expect("a version");
-        let minor = version["clientVersion"]["minor"].as_str().expect("a minor version");
-        kubectl.minor_version = minor.trim_end_matches('+').parse().expect("a number");
+        // The fields for major and minor are empty where somebody built it for themselves.
+        let version = version["clientVersion"]["gitVersion"].as_str().expect("a version");
+        kubectl.minor_version = version.split('.').nth(1).expect("a minor").parse().expect("a number");
         kubectl.is_at_least(OLDEST).then_some(kubectl)
     }
 

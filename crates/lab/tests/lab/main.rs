@@ -2,6 +2,7 @@
 
 mod dual_stack;
 mod faults;
+mod helm;
 mod kubernetes;
 mod lifecycle;
 mod setup;
