@@ -58,6 +58,8 @@ pub struct KindInfo {
     pub required: &'static [&'static str],
     /// Columns besides NAME; a kind without any shows AGE.
     pub columns: &'static [Column],
+    /// Rules for the object as a whole.
+    pub rules: &'static [schema::Rule],
 }
 
 /// A kind of our group.
@@ -133,12 +135,16 @@ fn root_schema(info: &KindInfo, fields: Map<String, Value>) -> JSONSchemaProps {
     ]);
     properties.extend(fields);
     let required: Vec<&str> = ["metadata"].into_iter().chain(info.required.iter().copied()).collect();
-    let root = json!({
+    let mut root = json!({
         "type": "object",
         "description": info.description,
         "properties": properties,
         "required": required,
     });
+    let rules = info.rules;
+    if let Some(root) = root.as_object_mut().filter(|_| !rules.is_empty()) {
+        root.insert("x-kubernetes-validations".to_owned(), schema::written(rules));
+    }
     serde_json::from_value(root).expect("a structural schema is JSONSchemaProps")
 }
 
@@ -148,7 +154,7 @@ macro_rules! custom_resource {
     (
         $kind:ident, $scope:ident, $description:literal,
         plural: $plural:literal, singular: $singular:literal, short: $short:literal,
-        required: $required:expr, columns: $columns:expr,
+        required: $required:expr, columns: $columns:expr, $(rules: $rules:expr,)?
         always: { $($always:ident : $always_type:ty),* }, optional: { $($optional:ident : $optional_type:ty),* }
     ) => {
         impl $crate::resource::CustomResource for $kind {
@@ -161,6 +167,7 @@ macro_rules! custom_resource {
                 namespaced: custom_resource!(@namespaced $scope),
                 required: $required,
                 columns: $columns,
+                rules: custom_resource!(@rules $($rules)?),
             };
 
             fn field_schemas(
@@ -221,6 +228,8 @@ macro_rules! custom_resource {
             }
         }
     };
+    (@rules $rules:expr) => { $rules };
+    (@rules) => { &[] };
     (@namespaced NamespaceResourceScope) => { true };
     (@namespaced ClusterResourceScope) => { false };
 }

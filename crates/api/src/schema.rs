@@ -4,8 +4,13 @@
 //! `const`, no number formats of other widths, and whatever is optional here is absent and never `null`. The patterns
 //! that several kinds share are here too.
 
+mod rules;
+
 use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
+
+pub use rules::Rule;
+pub(crate) use rules::{CLUSTER_INFO, applied_to, egress_ip, ip_pools, policy_spec, selector, written};
 
 /// An IPv4 address, or nothing.
 pub const OPTIONAL_IPV4: &str =

@@ -28,7 +28,7 @@ custom_resource!(
     EgressClusterInfo, ClusterResourceScope,
     "The networks that are the cluster's own: policies without destSubnet are for everything else. Only `default` is read.",
     plural: "egressclusterinfos", singular: "egressclusterinfo", short: "egci",
-    required: &[], columns: &[],
+    required: &[], columns: &[], rules: schema::CLUSTER_INFO,
     always: { spec: EgressClusterInfoSpec }, optional: { status: EgressClusterInfoStatus }
 );
 

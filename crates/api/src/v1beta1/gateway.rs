@@ -62,6 +62,7 @@ pub struct EgressGatewaySpec {
 /// pairs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::ip_pools()))]
 pub struct IpPools {
     /// IPv4 pool: each entry is an address (`10.6.1.55`), an inclusive range (`10.6.1.60-10.6.1.65`) or a CIDR
     /// (`10.6.1.64/28`, of which the network and broadcast addresses are left out). No address may be in another
@@ -90,7 +91,7 @@ pub struct IpPools {
 pub struct NodeSelector {
     /// Labels that a node must have; at least one of matchLabels and matchExpressions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-required" = true, "minProperties" = 1))]
+    #[schemars(extend("x-required" = true, "minProperties" = 1, "x-kubernetes-validations" = schema::selector()))]
     pub selector: Option<LabelSelector>,
     /// Accepted and not read.
     #[serde(default, skip_serializing_if = "String::is_empty")]

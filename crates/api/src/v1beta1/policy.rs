@@ -68,6 +68,7 @@ custom_resource!(
 /// Wanted state of an EgressPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::policy_spec()))]
 pub struct EgressPolicySpec {
     /// The EgressGateway that carries the traffic. Empty: the one that the namespace's label
     /// `spidernet.io/egressgateway-default` names, else the cluster's default one.
@@ -97,6 +98,7 @@ pub struct EgressPolicySpec {
 /// Wanted state of an EgressClusterPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::policy_spec()))]
 pub struct EgressClusterPolicySpec {
     /// The EgressGateway that carries the traffic. Empty: the cluster's default one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -125,6 +127,7 @@ pub struct EgressClusterPolicySpec {
 /// Which address a policy's pods leave with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::egress_ip()))]
 pub struct EgressIp {
     /// This IPv4 address of the gateway's pool.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -148,6 +151,7 @@ pub struct EgressIp {
 /// The pods of an EgressPolicy, in its own namespace: by labels or by addresses.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::applied_to()))]
 pub struct AppliedTo {
     /// Labels of the pods; must not be empty when given. Excludes podSubnet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -161,6 +165,7 @@ pub struct AppliedTo {
 /// The pods of an EgressClusterPolicy: by labels or by addresses, in all namespaces or in chosen ones.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::applied_to()))]
 pub struct ClusterAppliedTo {
     /// Labels of the pods; must not be empty when given. Excludes podSubnet.
     #[serde(default, skip_serializing_if = "Option::is_none")]

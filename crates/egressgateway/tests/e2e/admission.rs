@@ -12,8 +12,11 @@ use crate::Scenario;
 use crate::scene::Scene;
 use crate::world::{World, text};
 
-pub(crate) const SCENARIOS: &[Scenario] =
-    &[("webhooks_refuse_with_field_value_and_fix", refuse), ("webhooks_fill_in_what_is_left_open", fill)];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("webhooks_refuse_with_field_value_and_fix", refuse),
+    ("webhooks_fill_in_what_is_left_open", fill),
+    ("without_webhooks_the_rules_of_the_schema_refuse", rules),
+];
 
 /// Name of both configurations.
 const CONFIGURATION: &str = "egressgateway-controller";
@@ -77,6 +80,28 @@ fn fill(world: &World) -> Result<()> {
     let egress = filled.pointer("/spec/egressIP").cloned().unwrap_or_default();
     ensure!(egress == json!({"allocatorPolicy": "default", "useNodeIP": false}), "its egressIP is {egress}");
     Ok(())
+}
+
+fn rules(world: &World) -> Result<()> {
+    let scene = Scene::new(world, "rules", 139)?;
+    let selector = json!({"matchLabels": {"app": "app"}});
+    without_webhooks(world, || {
+        for (field, spec) in [
+            (
+                "spec.appliedTo",
+                json!({"appliedTo": {"podSelector": selector, "podSubnet": ["10.244.0.0/16"]}}),
+            ),
+            (
+                "spec.egressIP",
+                json!({"appliedTo": {"podSelector": selector}, "egressIP": {"ipv4": "10.6.168.139", "useNodeIP": true}}),
+            ),
+        ] {
+            refused(field, scene.policy("refused", spec))?;
+        }
+        scene.policy("kept", json!({"appliedTo": {"podSelector": selector}}))?;
+        let other = json!({"spec": {"egressGatewayName": "other"}});
+        refused("spec.egressGatewayName", world.patch("EgressPolicy", Some(scene.name), "kept", &other))
+    })
 }
 
 /// Does something in a cluster that has no webhooks. They are back when this returns, and answer.
