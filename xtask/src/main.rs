@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask test` is the one command that CI runs; `cargo xtask --help` lists the rest.
 
+mod acceptance;
 mod bench;
 mod checks;
 mod crds;
@@ -35,6 +36,12 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Write which test shows which acceptance case
+    Acceptance {
+        /// Only compare, and fail when it differs
+        #[arg(long)]
+        check: bool,
+    },
     /// Write the roles of controller and agent from what their code asks for
     Rbac {
         /// Only compare, and fail when they differ
@@ -62,6 +69,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Test(options) => return test::run(&root, &options),
         Command::Crds { check } => crds::run(&root, check),
+        Command::Acceptance { check } => acceptance::run(&root, check),
         Command::Rbac { check } => rbac::run(&root, check),
         Command::CheckLayering => layering::check(&root),
         Command::Mutate(options) => mutate::mutate(&root, &options),

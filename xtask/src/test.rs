@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::steps::{self, Outcome, Report, TestCount};
 use crate::test_output::{Skip, TestOutput};
-use crate::{checks, crds, layering, rbac, real_cluster};
+use crate::{acceptance, checks, crds, layering, rbac, real_cluster};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -33,6 +33,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
         report.step("layering", |_| passed(layering::check(root)));
         report.step("CRDs up to date", |_| passed(crds::run(root, true)));
         report.step("roles up to date", |_| passed(rbac::run(root, true)));
+        report.step("acceptance up to date", |_| passed(acceptance::run(root, true)));
         report.step("links in documents", |_| checks::links(root));
         report.step("licences and sources", |_| licences(root));
         report.step("clippy", |_| {

@@ -121,6 +121,7 @@ pub(crate) fn tunnel_status(planned: &TunnelPlan, before: EgressTunnelStatus) ->
     status.tunnel.mac = planned.mac.to_string();
     status.mark = planned.mark.map(convert::mark).unwrap_or_default();
     status.phase = planned.phase.to_string();
+    status.message.clone_from(&planned.message);
     status
 }
 

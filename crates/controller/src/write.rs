@@ -464,6 +464,7 @@ fn is_as_planned(known: &Tunnel, planned: &TunnelPlan) -> bool {
         && known.mac == Some(planned.mac)
         && known.mark == planned.mark
         && known.phase == Some(planned.phase)
+        && known.message == planned.message
 }
 
 /// Whether a policy's condition is about the object as it is now.

@@ -137,6 +137,8 @@ pub enum Reason {
         /// The other policies, and how many of the pods each wins
         winners: Vec<(PolicyKey, usize)>,
     },
+    /// No pod at all matches the policy.
+    SelectsNoPod,
     /// Nothing is missing.
     NotDegraded,
     /// Asked for something that this version does not do.
@@ -229,6 +231,7 @@ impl Reason {
             Self::Unsupported { .. } => "Unsupported",
             Self::NodesNotReady { .. } => "NodesNotReady",
             Self::OtherPoliciesWin { .. } => "OtherPoliciesWin",
+            Self::SelectsNoPod => "SelectsNoPod",
             Self::NotDegraded => "NotDegraded",
             Self::FormerDefault { .. } => "FormerDefault",
             Self::Moved { .. } => "Moved",
@@ -274,6 +277,7 @@ impl Reason {
                 | Self::NodeAddress
                 | Self::Ready
                 | Self::PortsAvailable
+                | Self::SelectsNoPod
                 | Self::NotDegraded
         )
     }
@@ -376,6 +380,10 @@ impl fmt::Display for Reason {
                 list(f, winners.iter().map(|(key, pods)| format!("{key} wins {pods}")))?;
                 f.write_str("; a lower spec.priority goes first")
             }
+            Self::SelectsNoPod => f.write_str(
+                "no pod matches spec.appliedTo, so nothing leaves by this policy; compare it with the labels of the pods: \
+                 `kubectl get pods --show-labels`",
+            ),
             Self::NotDegraded => f.write_str("nothing is missing"),
             Self::FormerDefault { default } => write!(
                 f,

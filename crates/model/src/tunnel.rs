@@ -77,6 +77,8 @@ pub struct Tunnel {
     pub mark: Option<u32>,
     /// State as both sides have it.
     pub phase: Option<Phase>,
+    /// Why the phase is not [`Phase::Ready`], as the controller says; empty where it is.
+    pub message: String,
     /// The interface that carries the tunnel, as the agent says.
     pub parent: Option<String>,
     /// The outer address of the node, as the agent says.

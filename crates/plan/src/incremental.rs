@@ -209,6 +209,7 @@ impl Planner {
                     let tunnel = &mut known.tunnel;
                     (tunnel.ipv4, tunnel.ipv6, tunnel.mark) = (planned.ipv4, planned.ipv6, planned.mark);
                     (tunnel.mac, tunnel.phase) = (Some(planned.mac), Some(planned.phase));
+                    tunnel.message.clone_from(&planned.message);
                     known == *new
                 })
             }

@@ -95,6 +95,8 @@ pub struct TunnelPlan {
     pub phase: Phase,
     /// Why it failed, where that is for us to say
     pub problem: Option<Reason>,
+    /// Why the node can't carry traffic, and where to look; empty where it can
+    pub message: String,
 }
 
 /// An object that a notice is about.
@@ -356,6 +358,9 @@ pub(crate) fn policy_plans(
 
 /// Whether other policies go before this one.
 pub(crate) fn overlap(record: &PolicyRecord, selection: &Selection, key: &PolicyKey) -> Option<Reason> {
+    if record.spec.is_ok() && selection.count(key) == 0 {
+        return Some(Reason::SelectsNoPod);
+    }
     let Some(overlap) = selection.overlap(key) else {
         return record.status.whole.as_ref().map(|_| Reason::NotDegraded);
     };
@@ -393,28 +398,18 @@ pub(crate) fn notices(snapshot: &ClusterSnapshot, plan: &Plan) -> Vec<Notice> {
     }
     for (name, tunnel) in &plan.tunnels {
         let before = snapshot.tunnels.get(name).and_then(|record| record.tunnel.phase);
+        // That a new tunnel becomes Init is no news; that it can't become anything is.
+        let before = before.or_else(|| (tunnel.phase == Phase::Failed).then_some(Phase::Pending));
         let Some(before) = before.filter(|before| *before != tunnel.phase) else {
             continue;
         };
         let warning = tunnel.phase == Phase::Failed;
-        let problem = tunnel.problem.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        let hint = hint(tunnel.phase);
-        let message = format!("phase changed from {before} to {}{problem}{hint}", tunnel.phase);
+        let why = if tunnel.message.is_empty() { String::new() } else { format!(": {}", tunnel.message) };
+        let message = format!("phase changed from {before} to {}{why}", tunnel.phase);
         let code = "StatusChanged".to_owned();
         notices.push(Notice { subject: Subject::Tunnel(name.clone()), warning, code, message });
     }
     notices
-}
-
-/// What a phase says of its node, and where to look.
-fn hint(phase: Phase) -> &'static str {
-    match phase {
-        Phase::HeartbeatTimeout => {
-            ": its agent no longer renews its Lease; look at the agent's pod on this node"
-        }
-        Phase::NodeNotReady => ": the Node is not Ready; look at the conditions of the Node",
-        Phase::Pending | Phase::Init | Phase::Failed | Phase::Ready => "",
-    }
 }
 
 /// What changes for a policy, in words.

@@ -296,6 +296,7 @@ pub(crate) fn apply(snapshot: &mut ClusterSnapshot, plan: &Plan) {
         record.tunnel.mac = Some(planned.mac);
         record.tunnel.mark = planned.mark;
         record.tunnel.phase = Some(planned.phase);
+        record.tunnel.message.clone_from(&planned.message);
         snapshot.absorb(Event::Tunnel(name.clone(), Some(record)));
     }
     for (node, lease) in &plan.leases {

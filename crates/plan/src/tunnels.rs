@@ -46,17 +46,42 @@ pub fn plan(snapshot: &ClusterSnapshot) -> BTreeMap<String, TunnelPlan> {
         } else {
             phase(node, &recorded, snapshot.heartbeats.is_silent(name))
         };
+        let problem = missing.map(|family| Reason::TunnelSubnetExhausted { family });
         let plan = TunnelPlan {
+            message: message(phase, problem.as_ref(), recorded.parent.is_some()),
             ipv4,
             ipv6,
             mac: MacAddress::of_tunnel(name),
             mark,
             phase,
-            problem: missing.map(|family| Reason::TunnelSubnetExhausted { family }),
+            problem,
         };
         (name.clone(), plan)
     });
     plans.collect()
+}
+
+/// Why a node can't carry traffic, and where to look.
+fn message(phase: Phase, problem: Option<&Reason>, is_reported: bool) -> String {
+    match (phase, problem) {
+        (_, Some(problem)) => problem.to_string(),
+        (Phase::Ready, None) => String::new(),
+        (Phase::Pending | Phase::Init, None) if is_reported => {
+            "the agent of this node has not programmed it yet; if that lasts, look at the agent's log"
+                .to_owned()
+        }
+        (Phase::Pending | Phase::Init, None) => {
+            "the agent of this node has not reported yet; if that lasts, look at the agent's pod on this node"
+                .to_owned()
+        }
+        (Phase::HeartbeatTimeout, None) => {
+            "its agent no longer renews its Lease; look at the agent's pod on this node".to_owned()
+        }
+        (Phase::NodeNotReady, None) => "the Node is not Ready; look at the conditions of the Node".to_owned(),
+        (Phase::Failed, None) => {
+            "the agent could not program this node; the condition Ready says why".to_owned()
+        }
+    }
 }
 
 /// Who is ready, from what Kubernetes says of the node and what its agent says of itself.

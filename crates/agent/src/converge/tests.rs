@@ -133,6 +133,7 @@ fn a_second_pass_finds_nothing_to_do() {
     }
 }
 
+/// Acceptance: X-R1
 #[test]
 fn a_restart_changes_nothing_and_goes_on_with_claims_and_carriers() {
     let mut source = start("n1", machine(), world());

@@ -93,6 +93,7 @@ fn a_second_pass_and_a_restart_find_nothing_to_do() {
     });
 }
 
+/// Acceptance: X-R2
 #[test]
 fn what_others_take_away_is_put_back() {
     on_a_node(|| {

@@ -42,6 +42,7 @@ fn pods(world: World) -> World {
     )
 }
 
+/// Acceptance: P00007, P00021
 #[test]
 fn a_policy_selects_pods_of_its_own_namespace_by_label_or_by_subnet() {
     check_selected(&pods(World::cluster()).policy(by_app()), &["default/web"]);
@@ -68,6 +69,7 @@ fn a_cluster_policy_selects_pods_of_namespaces_by_their_labels() {
     check_selected(&world().with("cluster policy", by_team), &["other/web"]);
 }
 
+/// Acceptance: X-P11
 #[test]
 fn pods_without_packets_of_their_own_are_left_out() {
     let mut world = World::cluster().policy(by_app());

@@ -22,6 +22,7 @@ pub fn tunnel(object: &EgressTunnel) -> Tunnel {
         mac: status.tunnel.mac.parse().ok(),
         mark: parse_mark(&status.mark),
         phase: status.phase.parse().ok(),
+        message: status.message.clone(),
         parent: Some(parent.name.clone()).filter(|name| !name.is_empty()),
         underlay: parent.ipv4.parse().or_else(|_| parent.ipv6.parse()).ok(),
         probe_key: Some(status.probe_key.clone()).filter(|key| !key.is_empty()),

@@ -36,6 +36,8 @@ custom_resource!(
         Column::new("ipv4Free", "integer", ".status.ipUsage.ipv4Free"),
         Column::new("ipv6Total", "integer", ".status.ipUsage.ipv6Total"),
         Column::new("ipv6Free", "integer", ".status.ipUsage.ipv6Free"),
+        Column::new("ready", "string", ".status.conditions[?(@.type==\"Ready\")].status"),
+        Column::new("reason", "string", ".status.conditions[?(@.type==\"Ready\")].reason"),
     ],
     always: { spec: EgressGatewaySpec }, optional: { status: EgressGatewayStatus }
 );

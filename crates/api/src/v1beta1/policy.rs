@@ -33,6 +33,8 @@ custom_resource!(
         Column::new("ipv4", "string", ".status.eip.ipv4"),
         Column::new("ipv6", "string", ".status.eip.ipv6"),
         Column::new("egressNode", "string", ".status.node"),
+        Column::new("ready", "string", ".status.conditions[?(@.type==\"Ready\")].status"),
+        Column::new("reason", "string", ".status.conditions[?(@.type==\"Ready\")].reason"),
     ],
     always: { spec: EgressPolicySpec }, optional: { status: EgressPolicyStatus }
 );
@@ -61,6 +63,8 @@ custom_resource!(
         Column::new("ipv4", "string", ".status.eip.ipv4"),
         Column::new("ipv6", "string", ".status.eip.ipv6"),
         Column::new("egressTunnel", "string", ".status.node"),
+        Column::new("ready", "string", ".status.conditions[?(@.type==\"Ready\")].status"),
+        Column::new("reason", "string", ".status.conditions[?(@.type==\"Ready\")].reason"),
     ],
     always: { spec: EgressClusterPolicySpec }, optional: { status: EgressPolicyStatus }
 );

@@ -32,6 +32,7 @@ custom_resource!(
         Column::new("tunnelIPv6", "string", ".status.tunnel.ipv6"),
         Column::new("mark", "string", ".status.mark"),
         Column::new("phase", "string", ".status.phase"),
+        Column::new("message", "string", ".status.message"),
     ],
     always: { spec: EgressTunnelSpec }, optional: { status: EgressTunnelStatus }
 );
@@ -51,6 +52,9 @@ pub struct EgressTunnelStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(extend("enum" = ["Pending", "Init", "Failed", "Ready", "HeartbeatTimeout", "NodeNotReady"]))]
     pub phase: String,
+    /// Why the phase is not `Ready`, and where to look.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
     /// Packet mark that stands for this node, `0x` and eight hex digits.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 10), regex(pattern = "^$|^0x[0-9a-fA-F]{8}$"))]

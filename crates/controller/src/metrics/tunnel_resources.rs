@@ -114,6 +114,7 @@ mod tests {
     fn tunnels(nodes: &[(&str, u8)]) -> BTreeMap<String, TunnelPlan> {
         let plan = |(node, last): &(&str, u8)| {
             let plan = TunnelPlan {
+                message: String::new(),
                 ipv4: Some(Ipv4Addr::new(172, 31, 0, *last)),
                 ipv6: None,
                 mac: MacAddress::of_tunnel(node),

@@ -63,6 +63,7 @@ where
     versions.filter(|(name, _)| !name.starts_with("late")).collect()
 }
 
+/// Acceptance: G00005, G00007, P00008, I00001
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_is_put_in_force_with_everything_that_it_needs() {
     let (cluster, controller) = Cluster::at_work().await;
@@ -171,6 +172,7 @@ async fn wrong_objects_are_told_why_and_harm_no_other() {
     controller.stop().await;
 }
 
+/// Acceptance: X-T5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_eip_moves_when_its_node_fails_or_another_gateway_claims_it() {
     let (cluster, controller) = Cluster::at_work().await;
@@ -219,6 +221,7 @@ async fn an_eip_moves_when_its_node_fails_or_another_gateway_claims_it() {
     controller.stop().await;
 }
 
+/// Acceptance: G00020
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_in_use_is_kept_until_its_last_policy_goes() {
     let (cluster, controller) = Cluster::at_work().await;
@@ -242,6 +245,7 @@ async fn a_gateway_in_use_is_kept_until_its_last_policy_goes() {
     controller.stop().await;
 }
 
+/// Acceptance: G00017a
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defaults_are_filled_in_where_the_object_leaves_them_open() {
     let (cluster, controller) = Cluster::at_work().await;
@@ -261,6 +265,7 @@ async fn defaults_are_filled_in_where_the_object_leaves_them_open() {
     controller.stop().await;
 }
 
+/// Acceptance: R00007
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_changes_no_object() {
     let (cluster, controller) = Cluster::at_work().await;
@@ -322,6 +327,7 @@ async fn of_two_replicas_one_writes_and_the_other_takes_over() {
     second.stop().await;
 }
 
+/// Acceptance: X-T2, X-S3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleted_objects_that_are_still_needed_come_back_and_others_go() {
     let (cluster, controller) = Cluster::at_work().await;
@@ -347,6 +353,7 @@ async fn deleted_objects_that_are_still_needed_come_back_and_others_go() {
     controller.stop().await;
 }
 
+/// Acceptance: X-R3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_of_the_api_server_changes_nothing_and_work_goes_on_after_it() {
     let (cluster, controller) = Cluster::at_work().await;

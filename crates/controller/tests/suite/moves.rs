@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::harness::Cluster;
 
 /// C00001 and X-C1: a wish is fulfilled or refused, taken off the gateway, and answered there and by an event.
+/// Acceptance: X-C1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c00001_an_eip_moves_when_somebody_asks_for_it() {
     let (cluster, controller) = Cluster::at_work().await;

@@ -14,7 +14,7 @@ use crate::world::{GATEWAYS, PLAIN, World};
 
 pub(crate) const SCENARIOS: &[Scenario] =
     &[("no_destination_means_everything_outside_the_cluster", everything_outside)];
-
+/// Acceptance: P00011, X-P14
 fn everything_outside(world: &World) -> Result<()> {
     let scene = Scene::new(world, "everything", 125)?;
     let pod = scene.pod("app", PLAIN)?;

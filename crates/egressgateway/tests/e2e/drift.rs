@@ -39,7 +39,7 @@ fn ours(scene: &Scene<'_>, kernel: &mut Kernel) -> Result<BTreeSet<String>> {
     all.extend(entries.map(|entry| format!("{entry:?}")));
     Ok(all)
 }
-
+/// Acceptance: X-R2
 fn repaired(world: &World) -> Result<()> {
     let scene = Scene::new(world, "drift", 171)?;
     let pod = scene.pod("app", PLAIN)?;
@@ -101,7 +101,7 @@ fn elements_of(table: &FoundTable, set: &str) -> Result<(String, BTreeMap<Key, V
     let (name, set) = found.with_context(|| format!("no set {set}"))?;
     Ok((name.clone(), set.elements.clone()))
 }
-
+/// Acceptance: X-R2
 fn elements(world: &World) -> Result<()> {
     let scene = Scene::new(world, "elements", 175)?;
     let pod = scene.pod("app", PLAIN)?;

@@ -65,7 +65,7 @@ fn until_carried_by(scene: &Scene<'_>, node: &str) -> Result<()> {
 fn other_gateway(node: &str) -> Result<&'static str> {
     GATEWAYS.into_iter().find(|other| *other != node).context("there is no other gateway")
 }
-
+/// Acceptance: R00005
 fn gateway_cut(world: &World) -> Result<()> {
     let scene = Scene::new(world, "cut", 145)?;
     let pod = scene.pod("app", PLAIN)?;
@@ -116,7 +116,7 @@ fn gateway_cut_without_api_server(world: &World) -> Result<()> {
     held.end()?;
     only_the_eip(&scene, &server)
 }
-
+/// Acceptance: R00006
 fn all_gateways_cut(world: &World) -> Result<()> {
     let scene = Scene::new(world, "closed", 153)?;
     let pod = scene.pod("app", PLAIN)?;

@@ -9,8 +9,10 @@
 
 #![expect(clippy::indexing_slicing, reason = "clippy knows no tests without the standard harness")]
 
+mod acceptance;
 mod admission;
 mod answers;
+mod broken;
 mod destinations;
 mod drift;
 mod failover;
@@ -59,6 +61,8 @@ fn main() -> ExitCode {
         failover::SCENARIOS,
         overflow::SCENARIOS,
         answers::SCENARIOS,
+        acceptance::SCENARIOS,
+        broken::SCENARIOS,
         // Judges what all others have made controller and agents ask for.
         security::SCENARIOS,
     ]

@@ -163,7 +163,7 @@ fn address_of(world: &World, node: &str) -> Result<IpAddr> {
     let internal = addresses.iter().find(|address| address.type_ == "InternalIP").context("an address")?;
     Ok(internal.address.parse()?)
 }
-
+/// Acceptance: P00015
 fn node_address(world: &World) -> Result<()> {
     let scene = Scene::new(world, "node-address", 217)?;
     let pods = [scene.pod("far", PLAIN)?, scene.pod("one", GATEWAYS[0])?, scene.pod("two", GATEWAYS[1])?];

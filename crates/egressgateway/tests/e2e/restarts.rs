@@ -74,7 +74,7 @@ fn undisturbed(scene: &Scene<'_>, server: &Server, disturb: impl FnOnce() -> Res
     ensure!(sources == BTreeSet::from([scene.eip(0)]), "the outside saw {sources:?}");
     Ok(())
 }
-
+/// Acceptance: R00007, X-R1
 fn agents_killed(world: &World) -> Result<()> {
     let scene = Scene::new(world, "killed", 157)?;
     let server = world.serve()?;
@@ -91,7 +91,7 @@ fn agents_killed(world: &World) -> Result<()> {
         ensure_same(&objects_before, &settled(&scene)?)
     })
 }
-
+/// Acceptance: R00007, X-R1
 fn agents_replaced(world: &World) -> Result<()> {
     let scene = Scene::new(world, "replaced", 161)?;
     let server = world.serve()?;
@@ -187,7 +187,7 @@ fn ensure_same(before: &Objects, now: &Objects) -> Result<()> {
     }
     Ok(())
 }
-
+/// Acceptance: R00007
 fn controller_replaced(world: &World) -> Result<()> {
     let scene = Scene::new(world, "controller", 165)?;
     let server = world.serve()?;

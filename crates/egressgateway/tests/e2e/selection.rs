@@ -21,7 +21,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Addresses of the nodes, as the outside sees them.
-fn node_address(node: &str) -> Result<IpAddr> {
+pub(crate) fn node_address(node: &str) -> Result<IpAddr> {
     let number = NODES.iter().position(|name| *name == node).unwrap_or_default();
     Ok(format!("10.6.0.{}", 11 + number).parse()?)
 }
@@ -40,7 +40,7 @@ fn talk(pod: &TestPod, server: &Server) -> Result<()> {
     ensure!(length == 5, "{length} bytes by UDP");
     Ok(())
 }
-
+/// Acceptance: P00013, P00020, X-P14
 fn takes_effect_and_ends(world: &World) -> Result<()> {
     let scene = Scene::new(world, "effect", 101)?;
     let pods: Vec<TestPod> =
@@ -73,7 +73,7 @@ fn takes_effect_and_ends(world: &World) -> Result<()> {
     }
     Ok(())
 }
-
+/// Acceptance: P00022, X-P7
 fn overlapping(world: &World) -> Result<()> {
     let scene = Scene::new(world, "overlap", 105)?;
     let pod = scene.pod("app", PLAIN)?;
@@ -101,7 +101,7 @@ fn overlapping(world: &World) -> Result<()> {
     world.delete("EgressPolicy", Some(scene.name), "urgent")?;
     world.until_seen_as(&pod.netns, scene.eip(1))
 }
-
+/// Acceptance: P00008
 fn unselected(world: &World) -> Result<()> {
     let scene = Scene::new(world, "unselected", 109)?;
     let selected = scene.pod("selected", PLAIN)?;
@@ -116,7 +116,7 @@ fn unselected(world: &World) -> Result<()> {
     }
     Ok(())
 }
-
+/// Acceptance: P00007
 fn starting(world: &World) -> Result<()> {
     let scene = Scene::new(world, "starting", 113)?;
     let first = scene.pod("app", PLAIN)?;
@@ -177,7 +177,7 @@ fn flows_keep_their_way(world: &World) -> Result<()> {
     }
     Ok(())
 }
-
+/// Acceptance: X-P16
 fn cluster_policy(world: &World) -> Result<()> {
     let scene = Scene::new(world, "cluster-wide", 117)?;
     let other = Scene::new(world, "elsewhere", 121)?;

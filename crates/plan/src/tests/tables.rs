@@ -15,6 +15,7 @@ pub(super) fn three_nodes() -> World {
     world
 }
 
+/// Acceptance: G00005
 #[test]
 fn a_policy_gets_the_lowest_address_of_its_gateway_as_default() {
     let mut world = three_nodes();
@@ -37,6 +38,7 @@ fn a_policy_gets_the_lowest_address_of_its_gateway_as_default() {
     "#);
 }
 
+/// Acceptance: X-P1
 #[test]
 fn policies_with_the_default_share_one_entry() {
     let mut world = three_nodes();
@@ -60,6 +62,7 @@ fn eips_spread_over_the_nodes_with_the_fewest() {
     assert_eq!(nodes, ["a", "b", "a", "b"]);
 }
 
+/// Acceptance: R00005
 #[test]
 fn the_eips_of_a_failed_node_spread_and_stay_when_it_returns() {
     let mut world = three_nodes();
@@ -82,6 +85,7 @@ fn the_eips_of_a_failed_node_spread_and_stay_when_it_returns() {
     assert_eq!(before, after);
 }
 
+/// Acceptance: R00006, G00014c
 #[test]
 fn with_no_node_ready_policies_are_out_of_force_and_get_the_same_eip_back() {
     let mut world = three_nodes();
@@ -122,6 +126,7 @@ fn a_claim_with_a_higher_epoch_is_where_the_eip_is() {
     assert_eq!(world.node_of("n/p"), Some("b"), "c is no gateway");
 }
 
+/// Acceptance: G00014a
 #[test]
 fn a_node_that_no_longer_matches_gives_its_eips_away() {
     let mut world = three_nodes();
@@ -266,6 +271,7 @@ fn huge_overlapping_pools_are_no_work() {
     assert!(world.verdict_of("n/q").starts_with("PoolExhausted"));
 }
 
+/// Acceptance: G00017a, G00017b
 #[test]
 fn a_nameless_policy_takes_the_namespaces_gateway_then_the_oldest_cluster_default() {
     let mut world = three_nodes();
@@ -280,6 +286,7 @@ fn a_nameless_policy_takes_the_namespaces_gateway_then_the_oldest_cluster_defaul
     assert_eq!([fill("n/p"), fill("m/q"), fill("cluster")], ["of-namespace", "z-older", "z-older"]);
 }
 
+/// Acceptance: G00020, X-G6
 #[test]
 fn a_gateway_that_is_used_by_any_kind_of_policy_is_kept() {
     let mut world = three_nodes();
@@ -322,6 +329,7 @@ fn a_full_tunnel_subnet_fails_the_last_node_only() {
     assert_eq!(plan.tunnels["c"].problem, Some(Reason::TunnelSubnetExhausted { family: Family::V4 }));
 }
 
+/// Acceptance: X-P11
 #[test]
 fn slices_list_pods_that_have_packets_of_their_own() {
     let mut world = three_nodes();
@@ -357,6 +365,7 @@ fn one_pod_more_or_less_changes_one_slice() {
     assert_eq!(after.iter().filter(|(key, slice)| again.get(key) != Some(slice)).count(), 1);
 }
 
+/// Acceptance: X-S4
 #[test]
 fn long_policy_names_fit_labels_and_objects() {
     let long = "x".repeat(253);
@@ -367,6 +376,7 @@ fn long_policy_names_fit_labels_and_objects() {
     assert!(world.settle().slices.keys().all(|key| key.name.len() <= 253));
 }
 
+/// Acceptance: I00001, X-I2
 #[test]
 fn the_clusters_networks_are_found_where_they_are_said() {
     let mut world = three_nodes();
