@@ -29,11 +29,11 @@ fn gateway(pool: &str) -> Value {
 }
 
 fn refuse(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "admission", 131)?;
+    let scene = Scene::new(world, "admission", 237)?;
     for (told, spec) in [
         (
-            "spec.ippools: Duplicate value: \"10.6.168.133\": 10.6.168.133 is also in the pool of EgressGateway `admission`",
-            gateway("10.6.168.133-10.6.168.139"),
+            "spec.ippools: Duplicate value: \"10.6.168.239\": 10.6.168.239 is also in the pool of EgressGateway `admission`",
+            gateway("10.6.168.239-10.6.168.240"),
         ),
         (
             "spec.ippools.ipv4[0]: Invalid value: \"10.6.168.139-10.6.168.138\"",
@@ -59,7 +59,7 @@ fn refuse(world: &World) -> Result<()> {
 }
 
 fn fill(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "filled", 135)?;
+    let scene = Scene::new(world, "filled", 241)?;
     let gateway = world.get("EgressGateway", None, scene.name)?;
     let default = text(&gateway, "/spec/ippools/ipv4DefaultEIP");
     ensure!(default == scene.eip(0).to_string(), "the default EIP is {default:?}");

@@ -106,7 +106,7 @@ fn pool(v4: &[&str], v6: &[&str]) -> Value {
 }
 
 fn schema(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "schema", 191)?;
+    let scene = Scene::new(world, "schema", 245)?;
     let gateways = [
         ("spec.ippools.ipv4[0]", pool(&["10.6.168.300"], &[])),
         ("spec.ippools.ipv6[0]", pool(&[], &["fd00::g"])),

@@ -138,23 +138,26 @@ fn helm_installs_upgrades_rolls_back_and_uninstalls() {
 }
 
 fn whole_life(helm: &Helm<'_>, kubectl: &Path) {
-    let field = |what: &str, path: &str| {
+    let ask = |arguments: &[&str]| {
         let mut command = Command::new(kubectl);
-        command.args([
-            "get",
-            what,
-            "-n",
-            "apps",
-            "--ignore-not-found",
-            "-o",
-            &format!("jsonpath={{{path}}}"),
-        ]);
-        text(&command.env("KUBECONFIG", helm.lab.kubeconfig()).output().expect("kubectl runs"))
+        command.args(arguments).env("KUBECONFIG", helm.lab.kubeconfig()).output().expect("kubectl runs")
     };
+    let field = |what: &str, path: &str| {
+        let path = format!("jsonpath={{{path}}}");
+        text(&ask(&["get", what, "-n", "apps", "--ignore-not-found", "-o", &path]))
+    };
+    // A hook's pod needs the account that every namespace gets, some moments after it was made.
+    ask(&["create", "namespace", "apps"]);
+    until("the namespace has its account", || {
+        match field("serviceaccount/default", ".metadata.name").as_str() {
+            "default" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
     let wait = ["--wait", "--timeout", "60s", "-n", "apps"];
     let with = |arguments: &[&'static str]| [arguments, wait.as_slice()].concat();
 
-    let installed = helm.ok(&with(&["install", "web", "chart", "--create-namespace"]));
+    let installed = helm.ok(&with(&["install", "web", "chart"]));
     assert!(
         installed.contains("STATUS: deployed") && installed.contains("hello from web, revision 1"),
         "{installed}"
