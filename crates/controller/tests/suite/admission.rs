@@ -103,6 +103,52 @@ async fn a_bad_object_is_refused_with_field_value_and_fix_and_defaults_are_fille
     controller.stop().await;
 }
 
+/// Of two that come at once, the later one is refused: by the webhook if it knows of the other, else by its condition, with
+/// the same words.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x_g2_of_two_gateways_made_at_once_with_one_address_the_later_is_refused() {
+    let (cluster, controller) = Cluster::at_work().await;
+    install(&cluster).await;
+    let gateways: Api<EgressGateway> = cluster.api();
+    let mut conditions = 0;
+    for round in 0..10 {
+        let address = format!("10.8.0.{}", round + 1);
+        let names = ["a", "b"].map(|side| format!("{side}{round}"));
+        let [left, right] =
+            names.each_ref().map(|name| cluster.create(gateway(name, json!({"ipv4": [address]}))));
+        let made: [Result<Value, kube::Error>; 2] = tokio::join!(left, right).into();
+        let problem = |other: &str| {
+            format!("{address} is also in the pool of EgressGateway `{other}`; take it out of one of them")
+        };
+        let others = names.iter().rev();
+        let refusals = made.iter().zip(others.clone()).filter_map(|(made, other)| {
+            let told = made.as_ref().err()?.to_string();
+            assert!(told.contains(&problem(other)), "{told}");
+            Some(())
+        });
+        match refusals.count() {
+            1 => {}
+            0 => {
+                conditions += 1;
+                let told = async |name: &str| {
+                    let status = gateways.get(name).await.ok()?.status?;
+                    status.conditions.first().map(|condition| condition.message.clone())
+                };
+                cluster
+                    .eventually("a condition of the later one", || async {
+                        let (left, right) = (told(&names[0]).await?, told(&names[1]).await?);
+                        (left.ends_with(&problem(&names[1])) != right.ends_with(&problem(&names[0])))
+                            .then_some(())
+                    })
+                    .await;
+            }
+            both => panic!("{both} are refused"),
+        }
+    }
+    println!("{conditions} of 10 by condition");
+    controller.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_agree_on_one_certificate_and_a_lost_one_is_made_anew() {
     let cluster = Cluster::start().await;
@@ -132,4 +178,79 @@ async fn replicas_agree_on_one_certificate_and_a_lost_one_is_made_anew() {
         })
         .await;
     second.stop().await;
+}
+
+/// A cluster without webhooks is not defenceless: what needs no other object is a rule of the schema.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_webhooks_the_rules_of_the_schema_stand() {
+    let cluster = Cluster::start().await;
+    let selector = |selector: Value| {
+        json!({
+            "apiVersion": api::names::API_VERSION, "kind": "EgressGateway", "metadata": {"name": "g"},
+            "spec": {"nodeSelector": {"selector": selector}},
+        })
+    };
+    let mut wide = policy("wide", json!({"egressIP": {"useNodeIP": true, "ipv6": "fd00::1"}}));
+    wide["kind"] = "EgressClusterPolicy".into();
+    wide["metadata"] = json!({"name": "wide"});
+    let expressions = json!({"matchExpressions": [{"key": "a", "operator": "Exists"}]});
+    for (object, field, told) in [
+        (selector(json!({"matchLabels": {}})), "spec.nodeSelector.selector", "selects no node; give"),
+        (
+            gateway("g", json!({"ipv4DefaultEIP": "10.6.1.1"})),
+            "spec.ippools.ipv4DefaultEIP",
+            "which is empty; add it",
+        ),
+        (
+            gateway("g", json!({"ipv6DefaultEIP": "fd00::1"})),
+            "spec.ippools.ipv6DefaultEIP",
+            "which is empty; add it",
+        ),
+        (policy("p", json!({"appliedTo": {"podSelector": {}}})), "spec.appliedTo", "give a podSelector"),
+        (
+            policy("p", json!({"appliedTo": {"podSelector": expressions, "podSubnet": ["10.0.0.0/8"]}})),
+            "spec.appliedTo",
+            "can't be combined; remove one",
+        ),
+        (wide, "spec.egressIP", "useNodeIP excludes ipv4 and ipv6; remove"),
+        (
+            json!({"apiVersion": api::names::API_VERSION, "kind": "EgressClusterInfo", "metadata": {"name": "other"}}),
+            "is invalid",
+            "nobody reads it; name it `default`",
+        ),
+    ] {
+        let message = refusal(&cluster, object).await;
+        assert!(message.contains(&format!("{field}: ")) && message.contains(told), "{message}");
+    }
+
+    // P00018, P00019, X-P5
+    let policies: Api<EgressPolicy> = cluster.namespaced("default");
+    let asks = json!({"egressGatewayName": "g", "egressIP": {"ipv4": "10.6.1.1", "ipv6": "fd00::1"}});
+    cluster.create(policy("kept", asks)).await.expect("created");
+    cluster.create(policy("nameless", json!({}))).await.expect("created");
+    for (field, value) in [
+        ("spec.egressGatewayName", json!({"egressGatewayName": "other"})),
+        ("spec.egressGatewayName", json!({"egressGatewayName": null})),
+        ("spec.egressIP.ipv4", json!({"egressIP": {"ipv4": "10.6.1.2"}})),
+        ("spec.egressIP.ipv6", json!({"egressIP": {"ipv6": null}})),
+        ("spec.egressIP.useNodeIP", json!({"egressIP": {"useNodeIP": true, "ipv4": null, "ipv6": null}})),
+        ("spec.egressIP.allocatorPolicy", json!({"egressIP": {"allocatorPolicy": "rr"}})),
+    ] {
+        let patch = Patch::Merge(json!({"spec": value}));
+        let error =
+            policies.patch("kept", &PatchParams::default(), &patch).await.expect_err("refused").to_string();
+        assert!(
+            error.contains(&format!("{field}: Invalid value")) && error.contains("is immutable"),
+            "{error}"
+        );
+    }
+    // What the controller fills in, and what may change.
+    for (name, value) in [
+        ("nameless", json!({"egressGatewayName": "g"})),
+        ("kept", json!({"egressIP": {"allocatorPolicy": ""}, "destSubnet": ["192.0.2.0/24"], "priority": 7})),
+        ("kept", json!({"appliedTo": {"podSelector": null, "podSubnet": ["10.0.0.0/8"]}})),
+    ] {
+        let patch = Patch::Merge(json!({"spec": value}));
+        policies.patch(name, &PatchParams::default(), &patch).await.expect("allowed");
+    }
 }
