@@ -34,7 +34,7 @@ fn leaves_by_itself(world: &World, pod: &TestPod) -> Result<()> {
 }
 
 fn selector(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "selector", 237)?;
+    let scene = Scene::new(world, "selector")?;
     let pod = scene.pod("app", PLAIN)?;
     let select = |node: &str| {
         let wanted = json!({"e2e-gateway": "true", "kubernetes.io/hostname": node});
@@ -82,7 +82,7 @@ fn selector(world: &World) -> Result<()> {
 }
 
 fn extra_cidr(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "extra", 241)?;
+    let scene = Scene::new(world, "extra")?;
     let pod = scene.pod("app", PLAIN)?;
     scene.policy("test", json!({"appliedTo": {"podSelector": label("app")}}))?;
     world.until_seen_as(&pod.netns, scene.eip(0))?;
@@ -107,7 +107,7 @@ fn extra_cidr(world: &World) -> Result<()> {
 }
 
 fn destinations(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "destinations", 245)?;
+    let scene = Scene::new(world, "destinations")?;
     let pod = scene.pod("app", PLAIN)?;
     scene.policy_in_force("app", &pod)?;
     for (networks, address) in [
@@ -139,7 +139,7 @@ fn until_listed(scene: &Scene<'_>, names: &[&str]) -> Result<()> {
 }
 
 fn changed_selector(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "changed", 97)?;
+    let scene = Scene::new(world, "changed")?;
     let (first, second) = (scene.pod("first", PLAIN)?, scene.pod("second", GATEWAYS[0])?);
     scene.policy_in_force("first", &first)?;
     leaves_by_itself(world, &second)?;
@@ -155,8 +155,8 @@ fn changed_selector(world: &World) -> Result<()> {
 }
 
 fn two_namespaces(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "tenant", 93)?;
-    let other = Scene::new(world, "neighbour", 89)?;
+    let scene = Scene::new(world, "tenant")?;
+    let other = Scene::new(world, "neighbour")?;
     let (own, others) = (scene.pod("app", PLAIN)?, other.pod("app", PLAIN)?);
     scene.policy_in_force("app", &own)?;
     let seen: IpAddr = world.seen_from(&others.netns)?;
@@ -166,7 +166,7 @@ fn two_namespaces(world: &World) -> Result<()> {
 }
 
 fn replaced_pods(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "again", 85)?;
+    let scene = Scene::new(world, "again")?;
     let names = ["app-0", "app-1", "app-2"];
     let pods: Api<Pod> = world.built_in(scene.name);
     let start = |name: &str| -> Result<()> {

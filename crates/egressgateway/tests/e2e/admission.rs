@@ -29,12 +29,13 @@ fn gateway(pool: &str) -> Value {
 }
 
 fn refuse(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "admission", 237)?;
+    let scene = Scene::new(world, "admission")?;
+    let taken = scene.eip(2);
+    let duplicate = format!(
+        "spec.ippools: Duplicate value: \"{taken}\": {taken} is also in the pool of EgressGateway `admission`"
+    );
     for (told, spec) in [
-        (
-            "spec.ippools: Duplicate value: \"10.6.168.239\": 10.6.168.239 is also in the pool of EgressGateway `admission`",
-            gateway("10.6.168.239-10.6.168.240"),
-        ),
+        (duplicate.as_str(), gateway(&format!("{taken}-{}", scene.eip(3)))),
         (
             "spec.ippools.ipv4[0]: Invalid value: \"10.6.168.139-10.6.168.138\"",
             gateway("10.6.168.139-10.6.168.138"),
@@ -59,7 +60,7 @@ fn refuse(world: &World) -> Result<()> {
 }
 
 fn fill(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "filled", 241)?;
+    let scene = Scene::new(world, "filled")?;
     let gateway = world.get("EgressGateway", None, scene.name)?;
     let default = text(&gateway, "/spec/ippools/ipv4DefaultEIP");
     ensure!(default == scene.eip(0).to_string(), "the default EIP is {default:?}");
@@ -83,7 +84,7 @@ fn fill(world: &World) -> Result<()> {
 }
 
 fn rules(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "rules", 139)?;
+    let scene = Scene::new(world, "rules")?;
     let selector = json!({"matchLabels": {"app": "app"}});
     without_webhooks(world, || {
         for (field, spec) in [

@@ -10,7 +10,7 @@ use crate::world::{GATEWAYS, PLAIN, World};
 pub(crate) const SCENARIOS: &[Scenario] = &[("an_agent_tells_why_a_packet_leaves_as_it_does", why)];
 
 fn why(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "answers", 221)?;
+    let scene = Scene::new(world, "answers")?;
     let pod = scene.pod("app", PLAIN)?;
     scene.policy_in_force("app", &pod)?;
     let asked = |node: &str, question: &Question| world.netns(node)?.run(|| ask(question))?;

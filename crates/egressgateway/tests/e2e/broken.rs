@@ -36,7 +36,7 @@ fn told_by_kubectl(world: &World) -> Result<()> {
         println!("  SKIP: what kubectl tells: there is no kubectl");
         return Ok(());
     }
-    let scene = Scene::new(world, "broken", 81)?;
+    let scene = Scene::new(world, "broken")?;
     scene.pod("app", PLAIN)?;
     let selector = json!({"podSelector": {"matchLabels": {"app": "app"}}});
     let pods_of = |app: &str| json!({"podSelector": {"matchLabels": {"app": app}}});

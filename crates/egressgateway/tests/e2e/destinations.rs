@@ -16,7 +16,7 @@ pub(crate) const SCENARIOS: &[Scenario] =
     &[("no_destination_means_everything_outside_the_cluster", everything_outside)];
 /// Acceptance: P00011, X-P14
 fn everything_outside(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "everything", 125)?;
+    let scene = Scene::new(world, "everything")?;
     let pod = scene.pod("app", PLAIN)?;
     let peer = scene.pod("peer", GATEWAYS[1])?;
     scene.policy("test", json!({"appliedTo": {"podSelector": {"matchLabels": {"app": "app"}}}}))?;

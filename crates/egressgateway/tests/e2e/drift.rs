@@ -41,7 +41,7 @@ fn ours(scene: &Scene<'_>, kernel: &mut Kernel) -> Result<BTreeSet<String>> {
 }
 /// Acceptance: X-R2
 fn repaired(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "drift", 171)?;
+    let scene = Scene::new(world, "drift")?;
     let pod = scene.pod("app", PLAIN)?;
     scene.policy_in_force("app", &pod)?;
     let server = world.serve()?;
@@ -103,7 +103,7 @@ fn elements_of(table: &FoundTable, set: &str) -> Result<(String, BTreeMap<Key, V
 }
 /// Acceptance: X-R2
 fn elements(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "elements", 175)?;
+    let scene = Scene::new(world, "elements")?;
     let pod = scene.pod("app", PLAIN)?;
     scene.policy_in_force("app", &pod)?;
     let server = world.serve()?;
@@ -150,7 +150,7 @@ fn elements(world: &World) -> Result<()> {
 }
 
 fn entries_deleted(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "conntrack", 179)?;
+    let scene = Scene::new(world, "conntrack")?;
     let pod = scene.pod("app", PLAIN)?;
     scene.policy_in_force("app", &pod)?;
     let server = world.serve()?;

@@ -67,7 +67,7 @@ fn other_gateway(node: &str) -> Result<&'static str> {
 }
 /// Acceptance: R00005
 fn gateway_cut(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "cut", 145)?;
+    let scene = Scene::new(world, "cut")?;
     let pod = scene.pod("app", PLAIN)?;
     scene.policy_in_force("app", &pod)?;
     let server = world.serve()?;
@@ -94,7 +94,7 @@ fn gateway_cut(world: &World) -> Result<()> {
 }
 
 fn gateway_cut_without_api_server(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "offline", 149)?;
+    let scene = Scene::new(world, "offline")?;
     let pods: Vec<TestPod> = vec![scene.pod("app", PLAIN)?];
     let pod = pods.first().context("a pod")?;
     scene.policy_in_force("app", pod)?;
@@ -118,7 +118,7 @@ fn gateway_cut_without_api_server(world: &World) -> Result<()> {
 }
 /// Acceptance: R00006
 fn all_gateways_cut(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "closed", 153)?;
+    let scene = Scene::new(world, "closed")?;
     let pod = scene.pod("app", PLAIN)?;
     scene.policy_in_force("app", &pod)?;
     let server = world.serve()?;

@@ -96,7 +96,7 @@ fn translates_into(world: &World, gateway: &str, eip: IpAddr) -> Result<u16> {
 }
 
 fn overflow(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "overflow", 213)?;
+    let scene = Scene::new(world, "overflow")?;
     let pods = [scene.pod("far", PLAIN)?, scene.pod("near", GATEWAYS[0])?];
     scene.policy_for_all(json!({}))?;
     for pod in &pods {
@@ -165,7 +165,7 @@ fn address_of(world: &World, node: &str) -> Result<IpAddr> {
 }
 /// Acceptance: P00015
 fn node_address(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "node-address", 217)?;
+    let scene = Scene::new(world, "node-address")?;
     let pods = [scene.pod("far", PLAIN)?, scene.pod("one", GATEWAYS[0])?, scene.pod("two", GATEWAYS[1])?];
     scene.policy_for_all(json!({"egressIP": {"useNodeIP": true}}))?;
     let node = world.until("status names a node", || scene.carrier("test"))?;
@@ -198,7 +198,7 @@ fn node_address(world: &World) -> Result<()> {
 }
 
 fn short_flows(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "questions", 225)?;
+    let scene = Scene::new(world, "questions")?;
     let pod = scene.pod("app", PLAIN)?;
     scene.policy_in_force("app", &pod)?;
     let socket = traffic::udp(&pod.netns)?;
@@ -217,7 +217,7 @@ fn short_flows(world: &World) -> Result<()> {
 }
 
 fn ports_in_use(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "use", 229)?;
+    let scene = Scene::new(world, "use")?;
     let pod = scene.pod("app", PLAIN)?;
     scene.policy_in_force("app", &pod)?;
     let server = world.serve()?;

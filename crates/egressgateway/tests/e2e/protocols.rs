@@ -45,7 +45,7 @@ fn only_the_eip(scene: &Scene<'_>, server: &Server) -> Result<()> {
 }
 
 fn bulk(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "bulk", 129)?;
+    let scene = Scene::new(world, "bulk")?;
     let server = world.serve()?;
     for pod in pods(&scene)? {
         let mut download = traffic::connect(&pod.netns, server.address())?;
@@ -63,7 +63,7 @@ fn bulk(world: &World) -> Result<()> {
 }
 
 fn large_datagrams(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "fragments", 133)?;
+    let scene = Scene::new(world, "fragments")?;
     let server = world.serve()?;
     for pod in pods(&scene)? {
         let socket = traffic::udp(&pod.netns)?;
@@ -89,7 +89,7 @@ fn large_datagrams(world: &World) -> Result<()> {
 }
 
 fn one_outside_port(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "one-port", 137)?;
+    let scene = Scene::new(world, "one-port")?;
     let servers = [world.serve()?, world.serve()?, world.serve()?];
     for (number, pod) in pods(&scene)?.iter().enumerate() {
         let socket = traffic::udp(&pod.netns)?;
@@ -107,7 +107,7 @@ fn one_outside_port(world: &World) -> Result<()> {
 }
 
 fn icmp(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "icmp", 141)?;
+    let scene = Scene::new(world, "icmp")?;
     let before = world.sources_of_icmp()?;
     for pod in pods(&scene)? {
         for sequence in 1..=3 {

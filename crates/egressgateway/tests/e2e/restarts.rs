@@ -76,7 +76,7 @@ fn undisturbed(scene: &Scene<'_>, server: &Server, disturb: impl FnOnce() -> Res
 }
 /// Acceptance: R00007, X-R1
 fn agents_killed(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "killed", 157)?;
+    let scene = Scene::new(world, "killed")?;
     let server = world.serve()?;
     undisturbed(&scene, &server, || {
         let objects_before = settled(&scene)?;
@@ -93,7 +93,7 @@ fn agents_killed(world: &World) -> Result<()> {
 }
 /// Acceptance: R00007, X-R1
 fn agents_replaced(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "replaced", 161)?;
+    let scene = Scene::new(world, "replaced")?;
     let server = world.serve()?;
     undisturbed(&scene, &server, || {
         let objects_before = settled(&scene)?;
@@ -189,7 +189,7 @@ fn ensure_same(before: &Objects, now: &Objects) -> Result<()> {
 }
 /// Acceptance: R00007
 fn controller_replaced(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "controller", 165)?;
+    let scene = Scene::new(world, "controller")?;
     let server = world.serve()?;
     undisturbed(&scene, &server, || {
         let before = settled(&scene)?;

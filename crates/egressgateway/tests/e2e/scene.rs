@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kernel::Netns;
 use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::{Value, json};
@@ -25,17 +25,23 @@ pub(crate) struct Scene<'w> {
     pub(crate) world: &'w World,
     /// Name of the namespace and of the gateway.
     pub(crate) name: &'static str,
-    first_eip: u8,
+    first_eip: Ipv4Addr,
 }
+
+/// Addresses of each pool.
+const POOL: u32 = 4;
+/// Pools follow one another from here on.
+const FIRST_EIP: Ipv4Addr = Ipv4Addr::new(10, 6, 170, 0);
 
 /// Whether the address can be in the pool of some scene.
 pub(crate) fn is_eip(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(v4) if v4.octets().starts_with(&[10, 6, 168]))
+    matches!(address, IpAddr::V4(v4) if (FIRST_EIP..Ipv4Addr::new(10, 7, 0, 0)).contains(&v4))
 }
 
 impl<'w> Scene<'w> {
-    /// Makes them; the pool has four addresses from 10.6.168.`first_eip` on.
-    pub(crate) fn new(world: &'w World, name: &'static str, first_eip: u8) -> Result<Self> {
+    /// Makes them; the pool has four addresses that no other scene has had.
+    pub(crate) fn new(world: &'w World, name: &'static str) -> Result<Self> {
+        let first_eip = Ipv4Addr::from_bits(FIRST_EIP.to_bits() + POOL * world.next_scene());
         let scene = Self { world, name, first_eip };
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
         world.answered(scene.namespaces().create(&PostParams::default(), &namespace))?;
@@ -52,12 +58,15 @@ impl<'w> Scene<'w> {
             }),
         )?;
         scene.until_gateways_are_ready()?;
+        // Every namespace gets an account some moments after it was made; no pod can be made before.
+        let accounts = world.built_in::<ServiceAccount>(name);
+        world.until("the namespace has an account for pods", || world.answered(accounts.get("default")))?;
         Ok(scene)
     }
 
     /// Address number `number` of the pool; number 0 is the default one.
-    pub(crate) fn eip(&self, number: u8) -> IpAddr {
-        Ipv4Addr::new(10, 6, 168, self.first_eip + number).into()
+    pub(crate) fn eip(&self, number: u32) -> IpAddr {
+        Ipv4Addr::from_bits(self.first_eip.to_bits() + number).into()
     }
 
     /// Waits until both gateway nodes are Ready by the gateway's status.

@@ -34,7 +34,7 @@ fn permitted(program: &Program) -> BTreeSet<Ask> {
 }
 
 fn asked(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "asked", 233)?;
+    let scene = Scene::new(world, "asked")?;
     let pod = scene.pod("app", PLAIN)?;
     scene.policy("test", json!({"appliedTo": {"podSelector": {"matchLabels": {"app": "app"}}}}))?;
     world.until_seen_as(&pod.netns, scene.eip(0))?;

@@ -42,7 +42,7 @@ fn talk(pod: &TestPod, server: &Server) -> Result<()> {
 }
 /// Acceptance: P00013, P00020, X-P14
 fn takes_effect_and_ends(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "effect", 101)?;
+    let scene = Scene::new(world, "effect")?;
     let pods: Vec<TestPod> =
         NODES.iter().map(|node| scene.pod(&format!("app-{node}"), node)).collect::<Result<_>>()?;
     for pod in &pods {
@@ -75,9 +75,9 @@ fn takes_effect_and_ends(world: &World) -> Result<()> {
 }
 /// Acceptance: P00022, X-P7
 fn overlapping(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "overlap", 105)?;
+    let scene = Scene::new(world, "overlap")?;
     let pod = scene.pod("app", PLAIN)?;
-    let policy = |name: &str, eip: u8, destination: &str, priority: Option<i64>| {
+    let policy = |name: &str, eip: u32, destination: &str, priority: Option<i64>| {
         let mut spec = json!({
             "appliedTo": {"podSelector": {"matchLabels": {"app": "app"}}},
             "egressIP": {"ipv4": scene.eip(eip).to_string()},
@@ -103,7 +103,7 @@ fn overlapping(world: &World) -> Result<()> {
 }
 /// Acceptance: P00008
 fn unselected(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "unselected", 109)?;
+    let scene = Scene::new(world, "unselected")?;
     let selected = scene.pod("selected", PLAIN)?;
     let beside = scene.pod("beside", PLAIN)?;
     let on_gateway = scene.pod("on-gateway", GATEWAYS[0])?;
@@ -118,7 +118,7 @@ fn unselected(world: &World) -> Result<()> {
 }
 /// Acceptance: P00007
 fn starting(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "starting", 113)?;
+    let scene = Scene::new(world, "starting")?;
     let first = scene.pod("app", PLAIN)?;
     scene.policy(
         "test",
@@ -141,7 +141,7 @@ fn starting(world: &World) -> Result<()> {
 }
 
 fn flows_keep_their_way(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "flows", 209)?;
+    let scene = Scene::new(world, "flows")?;
     for (number, node) in [PLAIN, GATEWAYS[0]].into_iter().enumerate() {
         let server = world.serve()?;
         let pod = scene.pod(&format!("app-{number}"), node)?;
@@ -179,8 +179,8 @@ fn flows_keep_their_way(world: &World) -> Result<()> {
 }
 /// Acceptance: X-P16
 fn cluster_policy(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "cluster-wide", 117)?;
-    let other = Scene::new(world, "elsewhere", 121)?;
+    let scene = Scene::new(world, "cluster-wide")?;
+    let other = Scene::new(world, "elsewhere")?;
     let inside = scene.pod("app", PLAIN)?;
     let outside = other.pod("app", PLAIN)?;
     let spec = json!({

@@ -16,7 +16,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 fn slices(world: &World) -> Result<()> {
-    let scene = Scene::new(world, "slices", 201)?;
+    let scene = Scene::new(world, "slices")?;
     let pods = [scene.pod("one", PLAIN)?, scene.pod("two", GATEWAYS[0])?];
     scene.pod("three", GATEWAYS[1])?;
     scene.policy(
@@ -60,7 +60,7 @@ fn columns(world: &World) -> Result<()> {
         println!("  SKIP: columns in kubectl: there is no kubectl");
         return Ok(());
     }
-    let scene = Scene::new(world, "columns", 205)?;
+    let scene = Scene::new(world, "columns")?;
     let pod = scene.pod("app", PLAIN)?;
     scene.policy_in_force("app", &pod)?;
     let eip = scene.eip(0).to_string();

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -57,6 +58,7 @@ pub(crate) struct World {
     /// The host outside.
     pub(crate) outside: Netns,
     asked: Server,
+    scenes: AtomicU32,
 }
 
 impl World {
@@ -73,11 +75,16 @@ impl World {
         let client = runtime.block_on(lab.client())?;
         let outside = Netns::open(lab.network_namespace("outside")?)?;
         let asked = Server::start(&outside)?;
-        let world = Self { lab, runtime, client, outside, asked };
+        let world = Self { lab, runtime, client, outside, asked, scenes: AtomicU32::new(0) };
         for node in GATEWAYS {
             world.label_node(node, json!({"e2e-gateway": "true"}))?;
         }
         Ok(world)
+    }
+
+    /// How many scenes there were before the next.
+    pub(crate) fn next_scene(&self) -> u32 {
+        self.scenes.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Ends the lab.
@@ -264,8 +271,13 @@ impl World {
             fields.insert("kind".to_owned(), json!(kind));
         }
         let object: DynamicObject = serde_json::from_value(object)?;
-        self.answered(self.ours(kind, namespace).create(&PostParams::default(), &object))?;
-        Ok(())
+        let objects = self.ours(kind, namespace);
+        let created = || match self.answered(objects.create(&PostParams::default(), &object)) {
+            // For a moment after a controller was replaced nobody serves its webhooks.
+            Err(error) if format!("{error:#}").contains("failed calling webhook") => Err(error),
+            other => Ok(other.map(drop)),
+        };
+        self.until("webhooks are served", created)?
     }
 
     /// Deletes an object of ours.
