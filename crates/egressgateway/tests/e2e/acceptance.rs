@@ -96,10 +96,12 @@ fn extra_cidr(world: &World) -> Result<()> {
     };
     set(&json!(with))?;
     let seen = leaves_by_itself(world, &pod).and_then(|()| {
-        let told = world.get("EgressClusterInfo", None, "default")?;
-        let told = told.pointer("/status/extraCidr").cloned().unwrap_or_default();
-        ensure!(told == json!(with), "the status tells {told}");
-        Ok(())
+        world.until("the status tells it", || {
+            let told = world.get("EgressClusterInfo", None, "default")?;
+            let told = told.pointer("/status/extraCidr").cloned().unwrap_or_default();
+            ensure!(told == json!(with), "{told}");
+            Ok(())
+        })
     });
     set(&before)?;
     seen?;
