@@ -1,5 +1,6 @@
 //! The program: settings, threads and tasks, and how they are wired.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use datapath::view::{Settings, ShortUdp};
 use kube::{Api, Client};
 use prometheus_client::registry::Registry;
 use runtime::admin::{self, Health};
-use runtime::config::{Config, Feature};
+use runtime::config::{Config, CustomInterface, Feature};
 use runtime::readiness::Heartbeat;
 use runtime::supervisor::Supervisor;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -185,7 +186,43 @@ async fn uplink_choice(feature: &Feature, client: &Client, node: &str) -> Result
         format!("reading the labels of node {node}, which tunnelDetectCustomInterface asks for")
     })?;
     let labels = own.metadata.labels.unwrap_or_default();
-    let fits = |wanted: &[(String, String)]| wanted.iter().all(|(key, value)| labels.get(key) == Some(value));
-    let custom = feature.tunnel_custom_interfaces.iter().find(|custom| fits(&custom.node_labels));
-    Ok(UplinkChoice::Named(custom.map_or(interface, |custom| &custom.interface).clone()))
+    Ok(UplinkChoice::Named(interface_of(interface, &feature.tunnel_custom_interfaces, &labels).to_owned()))
+}
+
+/// The interface of a node with these labels: that of the first entry that fits, else the one that is meant for all.
+fn interface_of<'a>(
+    of_all: &'a str,
+    custom: &'a [CustomInterface],
+    labels: &BTreeMap<String, String>,
+) -> &'a str {
+    let fits = |custom: &&CustomInterface| {
+        custom.node_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    };
+    custom.iter().find(fits).map_or(of_all, |custom| &custom.interface)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x_t8_the_first_entry_whose_labels_a_node_has_names_its_interface() {
+        let entry = |labels: &[(&str, &str)], interface: &str| CustomInterface {
+            node_labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            interface: interface.to_owned(),
+        };
+        let custom = [
+            entry(&[("zone", "a"), ("fast", "yes")], "eth3"),
+            entry(&[("zone", "a")], "eth2"),
+            entry(&[("zone", "a")], "never"),
+        ];
+        let named = |labels: &[(&str, &str)]| {
+            let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            interface_of("eth1", &custom, &labels).to_owned()
+        };
+        assert_eq!(named(&[("zone", "a"), ("fast", "yes"), ("other", "x")]), "eth3");
+        assert_eq!(named(&[("zone", "a"), ("fast", "no")]), "eth2");
+        assert_eq!(named(&[("zone", "b")]), "eth1");
+        assert_eq!(named(&[]), "eth1");
+    }
 }

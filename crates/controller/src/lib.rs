@@ -20,6 +20,7 @@
 
 mod certificates;
 mod clock;
+mod diagnosis;
 mod events;
 mod metrics;
 mod record;

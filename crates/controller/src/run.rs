@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
+use crate::diagnosis::Diagnosis;
 use crate::metrics::Metrics;
 use crate::replica::{Due, Planned, Replica};
 use crate::watches::{self, Input, Kind};
@@ -173,7 +174,7 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
     // The lease outlives the loop: the last write is done before another replica may begin.
     let loop_ended = CancellationToken::new();
 
-    let health = Health { readiness, heartbeats: vec![("plan", heartbeat.clone())] };
+    let health = Health { readiness: readiness.clone(), heartbeats: vec![("plan", heartbeat.clone())] };
     supervisor.spawn(
         "admin",
         admin::serve(
@@ -201,6 +202,14 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
         let lease = LeaderLease::new(client.clone(), &namespace, name, &options.identity, Timing::default());
         supervisor.spawn("leader election", lead(lease, leading, supervisor.shutdown(), loop_ended.clone()));
     }
+    let (waiting_in, waiting) = watch::channel(None);
+    let diagnosis = Diagnosis {
+        client: client.clone(),
+        namespace: namespace.to_owned(),
+        pod: options.identity.clone(),
+        readiness,
+    };
+    supervisor.spawn("diagnosis", diagnosis.run(waiting, supervisor.shutdown()));
     let planner = Planner {
         client,
         replica: Replica::new(options.settings),
@@ -210,7 +219,7 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
         listed: Some(listed),
         reporter: options.identity,
         look_after: options.monitor_period.min(BEAT),
-        waiting: Vec::new(),
+        waiting: waiting_in,
         counted_at: Instant::now(),
     };
     supervisor.spawn("plan", planner.run(queue, leads, supervisor.shutdown(), loop_ended));
@@ -248,8 +257,8 @@ struct Planner {
     reporter: String,
     /// The longest pause between two looks at the clock
     look_after: Duration,
-    /// Kinds that were waited for when that was last said
-    waiting: Vec<Kind>,
+    /// Kinds that are waited for; `None`: that was not asked yet
+    waiting: watch::Sender<Option<Vec<Kind>>>,
     /// When metrics last counted everything
     counted_at: Instant,
 }
@@ -331,10 +340,15 @@ impl Planner {
         if waiting.is_empty() {
             info!("every kind has been listed");
             self.listed = None;
-        } else if waiting != self.waiting {
-            debug!(?waiting, "waiting for the first list");
-            self.waiting = waiting;
         }
+        self.waiting.send_if_modified(|known| {
+            let is_news = known.as_ref() != Some(&waiting);
+            if is_news {
+                debug!(?waiting, "waiting for the first list");
+                *known = Some(waiting);
+            }
+            is_news
+        });
     }
 
     /// Plans once and writes what differs.

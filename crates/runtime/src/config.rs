@@ -232,10 +232,26 @@ impl Config {
             wrong.push(format!("WEBHOOK_PORT: `{webhook_port}` is no port; write one like 5822, or 0"));
             0
         });
+        for name in FLAGS {
+            if let Some(value) = env(name).filter(|value| parse_bool(value).is_none()) {
+                wrong.push(format!("{name}: `{value}` is neither true nor false"));
+            }
+        }
+        for name in NUMBERS {
+            if let Some(value) = env(name).filter(|value| value.parse::<i32>().is_err()) {
+                wrong.push(format!("{name}: `{value}` is not a number; write one, or leave it out"));
+            }
+        }
+        let idle = VARIABLES_WITHOUT_EFFECT
+            .iter()
+            .filter(|(name, off)| env(name).is_some_and(|value| !off.contains(&value.as_str())));
+        let idle: Vec<String> =
+            idle.map(|(name, _)| format!("{name}: has no effect in this version; leave it out")).collect();
         let text = |name: &str| env(name).unwrap_or_default();
         let mut reader = Reader::of(file.unwrap_or_default());
         let feature = Feature::read(&mut reader);
-        let (problems, warnings) = reader.finish();
+        let (problems, mut warnings) = reader.finish();
+        warnings.splice(0..0, idle);
         wrong.extend(problems);
         if !wrong.is_empty() {
             return Err(ConfigError::Wrong(wrong));
@@ -258,6 +274,20 @@ impl Config {
         Ok((config, warnings))
     }
 }
+
+/// Variables of the reference implementation that are true or false. That a lost lease is competed for again
+/// (`LEADER_ELECTION_LOST_RESTART`) is always so here.
+const FLAGS: [&str; 3] = ["LEADER_ELECTION_LOST_RESTART", "LOG_WITH_CALLER", "LOG_USE_DEV_MODE"];
+/// Variables of the reference implementation that are numbers.
+const NUMBERS: [&str; 2] = ["GOPS_PORT", "GOLANG_MAX_PROCS"];
+/// Variables that are accepted and do nothing, and their values that ask for nothing.
+const VARIABLES_WITHOUT_EFFECT: [(&str, &[&str]); 5] = [
+    ("GOPS_PORT", &["0"]),
+    ("GOLANG_MAX_PROCS", &["-1"]),
+    ("PYROSCOPE_SERVER_ADDR", &[]),
+    ("LOG_WITH_CALLER", &["false"]),
+    ("LOG_USE_DEV_MODE", &["false"]),
+];
 
 /// As Go's programs read a bool.
 fn parse_bool(text: &str) -> Option<bool> {

@@ -287,6 +287,7 @@ fn errors_say_what_was_tried() {
     assert_eq!(format!("{:#}", anyhow::Error::new(error)), "reading the kernel's state: broken");
 }
 
+/// Acceptance: X-P17
 #[test]
 fn older_connections_are_cut_where_they_shall_be_and_only_once() {
     for (existing_flows, expected) in [(ExistingFlows::Keep, 0), (ExistingFlows::Cut, 1)] {

@@ -502,3 +502,43 @@ async fn x_t4_the_eips_of_an_agent_that_fell_silent_move() {
     assert_eq!(policies.get("test").await.unwrap().status.unwrap().node, "b", "nothing moves back");
     controller.stop().await;
 }
+
+/// A controller that is told to stop while it writes: what it has written stays as it is, the rest is done by the next one.
+/// Acceptance: X-R8
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_in_the_midst_of_writes_loses_nothing() {
+    const POLICIES: usize = 60;
+    let (cluster, controller) = Cluster::at_work().await;
+    cluster.gateway("default", "10.6.169.1-10.6.169.60").await;
+    for number in 0..POLICIES {
+        let own = json!({"egressGatewayName": "default", "egressIP": {"allocatorPolicy": "rr"}});
+        cluster.create(policy(&format!("p{number}"), own)).await.expect("created");
+    }
+    let policies: Api<EgressPolicy> = cluster.namespaced("default");
+    let placed = || async {
+        let listed = policies.list(&ListParams::default()).await.ok()?.items;
+        let eip = |policy: &EgressPolicy| {
+            let status = policy.status.as_ref().filter(|status| !status.node.is_empty())?;
+            Some((policy.name_any(), status.eip.ipv4.clone()))
+        };
+        Some(listed.iter().filter_map(eip).collect::<BTreeMap<String, String>>())
+    };
+    cluster
+        .eventually("the first status", || async { placed().await.filter(|placed| !placed.is_empty()) })
+        .await;
+    controller.stop().await;
+    let lease = cluster.namespaced::<Lease>("kube-system").get("egressgateway").await.unwrap();
+    assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some(""), "the next one need not wait");
+    let written = placed().await.expect("a list");
+    println!("{} of {POLICIES} policies were in force when it stopped", written.len());
+    let controller = cluster.controller("two").await;
+    let all = cluster
+        .eventually("all of them", || async { placed().await.filter(|all| all.len() == POLICIES) })
+        .await;
+    for (name, eip) in &written {
+        assert_eq!(all.get(name), Some(eip), "{name} has another EIP now");
+    }
+    let different: std::collections::BTreeSet<&String> = all.values().collect();
+    assert_eq!(different.len(), POLICIES, "no EIP is given twice");
+    controller.stop().await;
+}

@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 const ROLES: &str = include_str!("../../../lab/manifests/rbac.yaml");
 /// What roles can't say, as it is installed.
 const ADMISSION: &str = include_str!("../../../lab/manifests/agent-admission.yaml");
+/// Where a controller tells its health, at an address of its own.
+const HEALTH_PORT: u16 = 5820;
 /// Where controller and agents are.
 pub(crate) const SYSTEM: &str = "kube-system";
 /// Name of the webhooks' Service and configurations.
@@ -308,7 +310,7 @@ impl Cluster {
             namespace: Some(SYSTEM.to_owned()),
             monitor_period: Duration::from_millis(500),
             identity: identity.to_owned(),
-            health_bind: None,
+            health_bind: Some(SocketAddr::new(webhook.into(), HEALTH_PORT)),
             metrics_bind: None,
             webhook: Some(WebhookOptions {
                 bind: SocketAddr::new(webhook.into(), WEBHOOK_PORT),
@@ -319,6 +321,18 @@ impl Cluster {
         };
         let task = tokio::spawn(run_with(client, options, supervisor));
         Controller { shutdown, task }
+    }
+
+    /// What `/readyz` of a controller says.
+    pub(crate) async fn readyz(&self, identity: &str) -> Option<String> {
+        let [of_one, of_other] = self.webhooks;
+        let address = if identity == "one" { of_one } else { of_other };
+        let mut stream = tokio::net::TcpStream::connect((address, HEALTH_PORT)).await.ok()?;
+        let request = b"GET /readyz HTTP/1.0\r\nHost: controller\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, request).await.ok()?;
+        let mut answer = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.ok()?;
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
     }
 
     pub(crate) fn api<K>(&self) -> Api<K>

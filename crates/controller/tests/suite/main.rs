@@ -2,6 +2,7 @@
 
 mod admission;
 mod behaviour;
+mod broken;
 mod harness;
 mod moves;
 mod security;

@@ -86,6 +86,7 @@ proptest! {
         node.go(&NodeView::default());
     }
 
+    /// Acceptance: X-R1
     #[test]
     fn a_restart_changes_nothing(views in proptest::collection::vec(any_view(), 1..4)) {
         let mut node = Node::new();
@@ -118,6 +119,7 @@ proptest! {
         }
     }
 
+    /// Acceptance: X-P7
     #[test]
     fn the_order_of_policies_does_not_matter(view in any_view()) {
         let mut shuffled = view.clone();
@@ -252,6 +254,7 @@ fn ways_exist_before_the_rules_that_use_them_and_go_after_them() {
     assert!(rule < refuse);
 }
 
+/// Acceptance: X-R2
 #[test]
 fn what_others_flush_comes_back_in_one_pass() {
     let mut node = Node::new();

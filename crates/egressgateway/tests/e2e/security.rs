@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use api::permissions::{AGENT, PROGRAMS, Place, Program};
+use api::permissions::{AGENT, PROGRAMS, Program};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 use kube::api::ListParams;
@@ -26,7 +26,7 @@ fn permitted(program: &Program) -> BTreeSet<Ask> {
         for (resource, verb) in
             permission.resources.iter().flat_map(|it| permission.verbs.iter().map(move |verb| (it, verb)))
         {
-            let wide = permission.place == Place::Cluster;
+            let wide = permission.place.is_cluster();
             all.insert(((*verb).to_owned(), permission.group.to_owned(), (*resource).to_owned(), wide));
         }
     }

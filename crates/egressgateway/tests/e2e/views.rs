@@ -68,9 +68,12 @@ fn columns(world: &World) -> Result<()> {
     let table = kubectl(&["get", "egresspolicy", "-A"])?;
     let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let header = lines.next().context("kubectl prints nothing")?;
-    ensure!(header == ["NAMESPACE", "NAME", "GATEWAY", "IPV4", "IPV6", "EGRESSNODE"], "{header:?}");
+    let known = ["NAMESPACE", "NAME", "GATEWAY", "IPV4", "IPV6", "EGRESSNODE", "READY", "REASON"];
+    ensure!(header == known, "{header:?}");
     let row = lines.find(|row| row.first() == Some(&scene.name)).context("no row")?;
-    ensure!(row == [scene.name, "test", scene.name, eip.as_str(), node.as_str()], "{row:?}");
+    // No IPv6 address: an empty column.
+    let expected = [scene.name, "test", scene.name, eip.as_str(), node.as_str(), "True", "Assigned"];
+    ensure!(row == expected, "{row:?}");
     let yaml = kubectl(&["get", "egressgateway", scene.name, "-o", "yaml"])?;
     ensure!(yaml.contains(&format!("ipv4DefaultEIP: {eip}")), "no default EIP in\n{yaml}");
     ensure!(yaml.contains(&format!("name: {node}")), "no node in\n{yaml}");

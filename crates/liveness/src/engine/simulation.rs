@@ -203,6 +203,7 @@ fn a_dead_gateway_is_replaced_within_its_time_and_one_round() {
     }
 }
 
+/// Acceptance: X-R4
 #[test]
 fn a_gateway_that_comes_back_from_a_cut_disturbs_nothing() {
     for seed in 1..20 {

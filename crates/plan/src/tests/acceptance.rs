@@ -21,6 +21,48 @@ fn g_usage_counts_the_pools_of_a_gateway_without_nodes() {
 }
 
 #[test]
+fn g00006_g00007_g00008_g00018_pools_of_every_form_are_counted() {
+    let mut world = three_nodes();
+    let pools: [(&str, &[&str], u128); 5] = [
+        ("one", &["10.6.1.55"], 1),
+        ("range", &["10.6.2.1-10.6.2.10"], 10),
+        ("cidr", &["10.6.3.0/24"], 254),
+        ("small", &["10.6.4.8/31"], 2),
+        ("none", &[], 0),
+    ];
+    for (name, pool, _) in pools {
+        world.gateway(name, pool);
+    }
+    let plan = world.settle();
+    for (name, _, count) in pools {
+        assert_eq!(usage(&plan, name), (count, count, 0, 0), "{name}");
+        let nodes: Vec<_> = plan.gateways[name].status.nodes.keys().collect();
+        assert_eq!(nodes, ["a", "b"], "{name}");
+        assert!(plan.gateways[name].reason.is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn g00013_addresses_that_are_added_are_there_for_the_next_policy() {
+    let mut world = three_nodes();
+    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Unshared).policy("n/q", "g", Unshared);
+    world.settle();
+    assert!(world.verdict_of("n/q").starts_with("PoolExhausted"), "{}", world.verdict_of("n/q"));
+    world.gateway("g", &["10.6.1.1", "10.6.1.9"]);
+    let plan = world.settle();
+    assert_eq!(usage(&plan, "g"), (0, 2, 0, 0));
+    assert_eq!((world.eip_of("n/p"), world.eip_of("n/q")), (Some(eip("10.6.1.1")), Some(eip("10.6.1.9"))));
+}
+
+#[test]
+fn p00022_an_address_of_the_pool_that_is_asked_for_is_given() {
+    let mut world = three_nodes();
+    world.gateway("g", &["10.6.1.1-10.6.1.9"]).policy("n/p", "g", Exactly(eip("10.6.1.7")));
+    world.settle();
+    assert_eq!(world.eip_of("n/p"), Some(eip("10.6.1.7")));
+}
+
+#[test]
 fn g00012_addresses_that_are_added_to_a_pool_are_counted_and_no_eip_changes() {
     let mut world = three_nodes();
     world.gateway("g", &["10.6.1.1-10.6.1.2"]).policy("n/p", "g", Default);
@@ -84,6 +126,7 @@ fn p_v6only_a_gateway_with_ipv6_alone_gives_the_address_that_is_asked_for() {
     assert_eq!(world.eip_of("n/p"), Some(eip("fd09:6:100::20")));
 }
 
+/// Acceptance: P00009
 #[test]
 fn r00008_as_many_policies_as_addresses_get_one_each_twice_over() {
     let mut world = three_nodes();

@@ -95,3 +95,35 @@ fn ciliums_nodes_and_pools_are_taken_and_spiderpools_beside_any() {
     super::cluster_networks::mode(&mut world, PodCidrMode::Kubernetes);
     assert_eq!(pods(&world.settle()).1.len(), 3, "only `auto` looks further");
 }
+
+/// D16: a network of one address was listed and taken out again by turns.
+#[test]
+fn x_i3_a_network_of_one_address_stays_whatever_else_changes() {
+    let mut world = three_nodes();
+    world.cluster_info();
+    let mut extra = vec!["1.2.3.4/32".to_owned()];
+    for other in ["5.6.7.0/24", "0.0.0.0/0", "fd00::1/128"] {
+        extra.push(other.to_owned());
+        let mut info = world.snapshot.cluster_info.clone().unwrap();
+        info.spec.extra.clone_from(&extra);
+        world.snapshot.absorb(Event::ClusterInfo(Some(info)));
+        assert_eq!(world.settle().cluster_networks.unwrap().extra, extra);
+        assert_eq!(world.settle().cluster_networks.unwrap().extra, extra, "nothing goes by itself");
+    }
+}
+
+#[test]
+fn x_i4_the_addresses_of_nodes_are_followed() {
+    let mut world = three_nodes();
+    world.cluster_info();
+    let nodes = |world: &mut World| world.settle().cluster_networks.unwrap().nodes;
+    let before = nodes(&mut world);
+    assert_eq!(before.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+    let address = "10.9.9.9".parse().unwrap();
+    world.edit_node("b", |node| node.addresses = [address].into());
+    assert_eq!(nodes(&mut world)["b"], [address].into());
+    world.node("d", false);
+    assert!(nodes(&mut world).contains_key("d"));
+    world.snapshot.absorb(Event::Node("a".to_owned(), None));
+    assert_eq!(nodes(&mut world).keys().collect::<Vec<_>>(), ["b", "c", "d"]);
+}

@@ -35,7 +35,12 @@ impl Reader {
     pub(super) fn finish(self) -> (Vec<String>, Vec<String>) {
         let mut unknown = Vec::new();
         unasked(&self.document, "", &self.asked, &mut unknown);
-        let warnings = unknown.into_iter().map(|path| format!("conf.yml: {path}: unknown key, ignored"));
+        let asked = &self.asked;
+        let warnings = unknown.into_iter().map(|path| {
+            let meant = asked.iter().find(|known| is_like(known, &path));
+            let hint = meant.map(|known| format!("; is `{known}` meant?")).unwrap_or_default();
+            format!("conf.yml: {path}: unknown key, ignored{hint}")
+        });
         (self.wrong, warnings.collect())
     }
 
@@ -135,6 +140,16 @@ impl Reader {
         }
         items
     }
+}
+
+/// Whether two keys differ in the case of letters, or by one letter.
+fn is_like(known: &str, written: &str) -> bool {
+    let (known, written) = (known.to_lowercase(), written.to_lowercase());
+    let (short, long) = if known.len() < written.len() { (&known, &written) } else { (&written, &known) };
+    let same = short.chars().zip(long.chars()).take_while(|(a, b)| a == b).count();
+    let rest = |text: &str, from: usize| text.chars().skip(from).collect::<String>();
+    let (left, more) = (rest(short, same), rest(long, same));
+    left == more || left == rest(&more, 1) || rest(&left, 1) == rest(&more, 1)
 }
 
 fn plain(value: &Value) -> String {

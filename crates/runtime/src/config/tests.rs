@@ -91,7 +91,10 @@ fn unknown_keys_are_named() {
         parse(&[], "enableIpv4: true\nvxlan: {id: 7, colour: red}\nnoGatewayAction: drop").unwrap();
     assert_eq!(
         warnings,
-        ["conf.yml: enableIpv4: unknown key, ignored", "conf.yml: vxlan.colour: unknown key, ignored"]
+        [
+            "conf.yml: enableIpv4: unknown key, ignored; is `enableIPv4` meant?",
+            "conf.yml: vxlan.colour: unknown key, ignored"
+        ]
     );
 }
 
@@ -130,6 +133,98 @@ tunnelDetectCustomInterface: [{nodeSelector: {a: b}}]",
 fn text_that_is_no_yaml_is_refused() {
     assert!(problems(&[], "a: [").iter().any(|problem| problem.contains("not YAML")));
     assert!(problems(&[], "- a").iter().any(|problem| problem.contains("not a list of settings")));
+}
+
+#[test]
+fn a_key_with_a_wrong_letter_is_told_the_right_one() {
+    for (written, meant) in [
+        ("tunnelIpv4Subnets: 1", "tunnelIpv4Subnet"),
+        ("vxlan: {prt: 1}", "vxlan.port"),
+        ("gatewayFailover: {enabled: true}", "gatewayFailover.enable"),
+        ("noGatewayActino: drop", ""),
+    ] {
+        let (_, warnings) = parse(&[], written).unwrap();
+        let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+        assert_eq!(warning.contains("is `"), !meant.is_empty(), "{warning}");
+        assert!(warning.contains(meant), "{warning}");
+    }
+}
+
+/// An eviction timeout that healthy nodes can't meet.
+#[test]
+fn x_t6_a_timeout_shorter_than_both_periods_is_refused() {
+    let failover = |text: &str| format!("gatewayFailover: {{enable: {text}}}");
+    let found = problems(
+        &[],
+        &failover("true, tunnelMonitorPeriod: 5, tunnelUpdatePeriod: 5, eipEvictionTimeout: 9"),
+    );
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("conf.yml: gatewayFailover.eipEvictionTimeout: is shorter"), "{found:?}");
+    assert!(found[0].ends_with("write 10 or more"), "{found:?}");
+    for text in [
+        "true, tunnelMonitorPeriod: 5, tunnelUpdatePeriod: 5, eipEvictionTimeout: 10",
+        "false, tunnelMonitorPeriod: 5, tunnelUpdatePeriod: 5, eipEvictionTimeout: 9",
+    ] {
+        let (config, warnings) = parse(&[], &failover(text)).unwrap();
+        assert_eq!(config.feature.failover.is_some(), text.starts_with("true"));
+        assert_eq!(warnings, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn every_key_and_variable_of_the_reference_implementation_is_accepted() {
+    let environment = [
+        ("NODE_NAME", "a"),
+        ("POD_NAME", "b"),
+        ("POD_NAMESPACE", "c"),
+        ("LEADER_ELECTION", "true"),
+        ("LEADER_ELECTION_NAMESPACE", "d"),
+        ("LEADER_ELECTION_ID", "e"),
+        ("LEADER_ELECTION_LOST_RESTART", "false"),
+        ("METRICS_BIND_ADDRESS", ":5811"),
+        ("HEALTH_PROBE_BIND_ADDRESS", ":5810"),
+        ("GOPS_PORT", "0"),
+        ("WEBHOOK_PORT", "5822"),
+        ("TLS_CERT_DIR", "/etc/tls"),
+        ("PYROSCOPE_SERVER_ADDR", ""),
+        ("GOLANG_MAX_PROCS", "-1"),
+        ("LOG_LEVEL", "2"),
+        ("LOG_ENCODER", "json"),
+        ("LOG_WITH_CALLER", "false"),
+        ("LOG_USE_DEV_MODE", "false"),
+    ];
+    let file = "
+enableIPv4: true
+enableIPv6: true
+datapathMode: iptables
+tunnelIpv4Subnet: 172.31.0.0/16
+tunnelIpv6Subnet: fd11::/112
+tunnelDetectMethod: defaultRouteInterface
+tunnelDetectCustomInterface: []
+enableGatewayReplyRoute: false
+gatewayReplyRouteTable: 600
+gatewayReplyRouteMark: 39
+iptables:
+  {backendMode: auto, refreshIntervalSecond: 90, postWriteIntervalSecond: 1, initialPostWriteIntervalSecond: 0,
+   lockTimeoutSecond: 0, lockProbeIntervalMillis: 50, lockFilePath: /run/xtables.lock, restoreSupportsLock: true}
+vxlan: {name: egress.vxlan, id: 100, port: 7789, disableChecksumOffload: false}
+maxNumberEndpointPerSlice: 100
+mark: \"0x26000000\"
+announcedInterfacesToExclude: [^cali.*, br-*]
+gatewayFailover: {enable: false, tunnelMonitorPeriod: 5, tunnelUpdatePeriod: 5, eipEvictionTimeout: 15}
+cachesyncsyncperiodsecond: 1800
+clusterCIDR: {autoDetect: {podCidrMode: auto, clusterIP: true, nodeIP: true}, extraCidr: []}
+";
+    let (config, warnings) = parse(&environment, file).unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!((config.log.level, config.feature.failover), (LogLevel::Trace, None));
+    // What asks for something that is not done here is said, and what makes no sense is refused.
+    let (_, warnings) =
+        parse(&[("GOPS_PORT", "5812"), ("PYROSCOPE_SERVER_ADDR", "http://p:4040")], "").unwrap();
+    assert_eq!(warnings.len(), 2);
+    assert_eq!(warnings[0], "GOPS_PORT: has no effect in this version; leave it out");
+    let found = problems(&[("GOPS_PORT", "many"), ("LOG_WITH_CALLER", "perhaps")], "");
+    assert_eq!(found.len(), 2);
 }
 
 proptest! {

@@ -73,6 +73,7 @@ fn errors_reach_the_pod_and_a_big_reply_is_answered() {
     assert_eq!(lost(cluster.network.send_from_outside(reply.clone())).1, Outcome::TooBig(reply));
 }
 
+/// Acceptance: X-P12
 #[test]
 fn a_family_that_the_eip_lacks_is_left_alone() {
     let mut cluster = cluster();

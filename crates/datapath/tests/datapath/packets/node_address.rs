@@ -28,6 +28,7 @@ fn leave_with(view: &mut NodeView, node: &str) {
     view.policies = vec![policy("test", &["a", "b"], &[], Some(own_address(node)))];
 }
 
+/// Acceptance: P00015
 #[test]
 fn pods_of_all_nodes_leave_with_the_address_of_the_gateway_node() {
     for node in NODES {

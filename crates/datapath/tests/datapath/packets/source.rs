@@ -14,6 +14,7 @@ fn a_selected_pod_leaves_with_its_eip_and_gets_its_answers() {
     }
 }
 
+/// Acceptance: X-P13
 #[test]
 fn other_traffic_is_as_if_we_were_not_there() {
     let mut cluster = Cluster::new();
