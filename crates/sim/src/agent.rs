@@ -21,8 +21,8 @@ use crate::replica::{Surroundings, send};
 /// Probes are so many times as slow as in a real cluster, and with them all that follows from them: a failure takes seconds
 /// to be found out, and costs a tenth of the work.
 pub const SLOWNESS: u64 = 10;
-/// The kernel is read anew at least this often.
-const RESYNC_MS: u64 = 10_000;
+/// The kernel is read anew at least this often: less than in a real cluster, where it is cheaper.
+const RESYNC_MS: u64 = 30_000;
 /// What was written and is not seen after that long is written again.
 const AGAIN_MS: u64 = 2_000;
 

@@ -20,10 +20,10 @@ pub const STEPS: u64 = 300;
 /// So long everything has to settle once nothing goes wrong any more: long enough for what was written late, for ports to
 /// drain, and for them to rest.
 const SETTLED_WITHIN_MS: u64 = 600_000;
-/// Nothing is written for that long: it is quiet.
-const QUIET_MS: u64 = 20_000;
+/// Nothing is written for that long: it is quiet. Longer than a move may be put off.
+const QUIET_MS: u64 = 120_000;
 /// So long a quiet cluster is watched.
-const IDLE_MS: u64 = 60_000;
+const IDLE_MS: u64 = 40_000;
 /// Lines of what happened last that a failure shows.
 const TRAIL: usize = 40;
 
@@ -190,7 +190,7 @@ impl Cluster {
         let begun_ms = self.now_ms;
         let (mut written, mut quiet_since_ms) = (self.written(), self.now_ms);
         loop {
-            let did = self.step(if self.is_busy() { 200 } else { 1_000 })?;
+            let did = self.step(if self.is_busy() { 200 } else { 4_000 })?;
             if self.written() != written || did || self.is_busy() {
                 (written, quiet_since_ms) = (self.written(), self.now_ms);
             }
@@ -208,7 +208,7 @@ impl Cluster {
     fn idle(&mut self) -> Result<(), String> {
         let (written, begun_ms) = (self.server.writes.clone(), self.now_ms);
         while self.now_ms - begun_ms < IDLE_MS {
-            self.step(1_000)?;
+            self.step(4_000)?;
         }
         if self.server.writes != written {
             return Err(format!("a quiet cluster writes: {written:?} became {:?}", self.server.writes));

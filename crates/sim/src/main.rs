@@ -42,14 +42,17 @@ fn main() -> ExitCode {
         };
     }
     let every = (seeds / 20).max(1);
-    let total = run_many(start, seeds, steps, |total| {
+    let total = run_many(start, seeds, steps, |total, failure| {
+        if let Some(failure) = failure {
+            println!(
+                "{failure}\nreplay: cargo xtask sim --seed {} --steps {steps} --verbose\n",
+                failure.seed
+            );
+        }
         if total.seeds.is_multiple_of(every) {
             println!("{:>8} seeds, {} failed", total.seeds, total.failures.len());
         }
     });
-    for failure in &total.failures {
-        println!("{failure}\nreplay: cargo xtask sim --seed {} --steps {steps} --verbose\n", failure.seed);
-    }
     println!("{total}");
     for missing in total.missing() {
         println!("never happened: {missing}");

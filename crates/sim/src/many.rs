@@ -89,8 +89,14 @@ impl fmt::Display for Total {
     }
 }
 
-/// Runs so many seeds from the first one on, on all processors. `progress` is told of each, in the order in which they end.
-pub fn run_many(first: u64, seeds: u64, steps: u64, progress: impl Fn(&Total) + Sync) -> Total {
+/// Runs so many seeds from the first one on, on all processors. `progress` is told of each, in the order in which they end, and
+/// what is wrong with it.
+pub fn run_many(
+    first: u64,
+    seeds: u64,
+    steps: u64,
+    progress: impl Fn(&Total, Option<&Failure>) + Sync,
+) -> Total {
     let next = AtomicU64::new(first);
     let total = Mutex::new(Total::default());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -104,8 +110,9 @@ pub fn run_many(first: u64, seeds: u64, steps: u64, progress: impl Fn(&Total) + 
                     }
                     let outcome = run(Options { seed, steps, verbose: false });
                     let Ok(mut total) = total.lock() else { return };
+                    let is_wrong = outcome.is_err();
                     total.add(outcome);
-                    progress(&total);
+                    progress(&total, total.failures.last().filter(|_| is_wrong));
                 }
             });
         }
