@@ -81,8 +81,10 @@ pub fn destinations(
             }
             Destinations::Subnets(subnets) => {
                 for subnet in subnets.iter().filter(|subnet| family_of(subnet) == family) {
-                    let range = vec![range_of(subnet)];
-                    candidates.push((rank(policy, subnet.prefix_len()), range, mark, true));
+                    let named = names(subnet);
+                    result.selects_outside |= !named;
+                    let ranges = if named { vec![range_of(subnet)] } else { outside.clone() };
+                    candidates.push((rank(policy, subnet.prefix_len()), ranges, mark, named));
                 }
             }
         }
@@ -119,7 +121,7 @@ pub fn ranked<'a>(view: &'a NodeView, pod: &PodKey, destination: IpAddr) -> Vec<
                 Destinations::Outside => None,
                 Destinations::Subnets(subnets) => subnets
                     .iter()
-                    .filter(|subnet| subnet.contains(&destination))
+                    .filter(|subnet| names(subnet) && subnet.contains(&destination))
                     .max_by_key(|subnet| subnet.prefix_len())
                     .copied(),
             };
@@ -144,14 +146,24 @@ fn rank(policy: &PolicyView, prefix: u8) -> impl Ord {
 pub fn selects(view: &NodeView, policy: &PolicyView, destination: IpAddr) -> bool {
     let family = Family::of(destination);
     let applies = policy.eip.as_ref().is_none_or(|eip| has_family(eip, family));
+    let is_outside = || {
+        let number = to_number(destination);
+        outside(view, family).iter().any(|(first, last)| (*first..=*last).contains(&number))
+    };
     applies
         && match &policy.destinations {
-            Destinations::Outside => {
-                let number = to_number(destination);
-                outside(view, family).iter().any(|(first, last)| (*first..=*last).contains(&number))
-            }
-            Destinations::Subnets(subnets) => subnets.iter().any(|subnet| subnet.contains(&destination)),
+            Destinations::Outside => is_outside(),
+            Destinations::Subnets(subnets) => subnets
+                .iter()
+                .filter(|subnet| subnet.contains(&destination))
+                .any(|subnet| names(subnet) || is_outside()),
         }
+}
+
+/// Whether a subnet names addresses. "All addresses" names none: it stands for all that is outside, or a policy for
+/// `0.0.0.0/0` would cut its pods off from Services, from each other and from DNS.
+fn names(subnet: &IpNet) -> bool {
+    subnet.prefix_len() > 0
 }
 
 /// All of the family's addresses but the cluster's own and those that never leave.

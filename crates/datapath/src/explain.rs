@@ -135,7 +135,9 @@ fn why_not(view: &NodeView, policy: &PolicyView, to: IpAddr) -> String {
     if policy.eip.as_ref().is_some_and(|eip| !has_family(eip)) {
         return "its EIP has no address of this family".to_owned();
     }
-    if let Destinations::Subnets(_) = policy.destinations {
+    if let Destinations::Subnets(subnets) = &policy.destinations
+        && !subnets.iter().any(|subnet| subnet.contains(&to))
+    {
         return "no destSubnet of it holds the destination".to_owned();
     }
     let nodes = view.node_addresses.iter().find(|address| **address == to);

@@ -255,7 +255,7 @@ pub struct PolicyView {
 pub enum Destinations {
     /// All but the cluster itself and what never leaves a link: no `destSubnet` was given
     Outside,
-    /// Exactly these
+    /// Exactly these; one of prefix length 0 stands for all that is outside in its family
     Subnets(BTreeSet<IpNet>),
 }
 

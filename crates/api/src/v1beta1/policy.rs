@@ -87,7 +87,8 @@ pub struct EgressPolicySpec {
     #[serde(default)]
     #[schemars(extend("x-required" = true))]
     pub applied_to: Option<AppliedTo>,
-    /// Destinations, as CIDRs. Empty: everything outside of the cluster, as EgressClusterInfo `default` knows it.
+    /// Destinations, as CIDRs. Empty, `0.0.0.0/0` and `::/0`: everything outside of the cluster, as EgressClusterInfo `default`
+    /// knows it.
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>", length(max = 4096), inner(length(max = 64), regex(pattern = schema::CIDR)))]
     pub dest_subnet: Vec<String>,
@@ -116,7 +117,8 @@ pub struct EgressClusterPolicySpec {
     #[serde(default)]
     #[schemars(extend("x-required" = true))]
     pub applied_to: Option<ClusterAppliedTo>,
-    /// Destinations, as CIDRs. Empty: everything outside of the cluster, as EgressClusterInfo `default` knows it.
+    /// Destinations, as CIDRs. Empty, `0.0.0.0/0` and `::/0`: everything outside of the cluster, as EgressClusterInfo `default`
+    /// knows it.
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>", length(max = 4096), inner(length(max = 64), regex(pattern = schema::CIDR)))]
     pub dest_subnet: Vec<String>,

@@ -83,15 +83,14 @@ fn wanted(view: &NodeView, pod: &PodKey, to: IpAddr, family: Family) -> Selectio
 
 /// Length of the prefix by which a policy selects the address.
 fn specificity(view: &NodeView, policy: &PolicyView, to: IpAddr) -> Option<u8> {
+    let inside = view.cluster_cidrs.iter().any(|net| net.contains(&to)) || view.node_addresses.contains(&to);
+    let outside = (!inside && !stays_on_link(to)).then_some(0);
     match &policy.destinations {
         Destinations::Subnets(nets) => {
-            nets.iter().filter(|net| net.contains(&to)).map(IpNet::prefix_len).max()
+            let longest = nets.iter().filter(|net| net.contains(&to)).map(IpNet::prefix_len).max();
+            longest.and_then(|length| if length > 0 { Some(length) } else { outside })
         }
-        Destinations::Outside => {
-            let inside =
-                view.cluster_cidrs.iter().any(|net| net.contains(&to)) || view.node_addresses.contains(&to);
-            (!inside && !stays_on_link(to)).then_some(0)
-        }
+        Destinations::Outside => outside,
     }
 }
 

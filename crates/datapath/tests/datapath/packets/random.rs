@@ -18,9 +18,11 @@ fn naive<'a>(view: &'a NodeView, pod: &PodKey, to: Ipv4Addr) -> Option<&'a Polic
     let to = IpAddr::from(to);
     let specific = |policy: &PolicyView| match &policy.destinations {
         Destinations::Outside => (!inside).then_some(0),
-        Destinations::Subnets(nets) => {
-            nets.iter().filter(|net| net.contains(&to)).map(|net| net.prefix_len()).max()
-        }
+        Destinations::Subnets(nets) => nets
+            .iter()
+            .filter(|net| net.contains(&to) && (net.prefix_len() > 0 || !inside))
+            .map(|net| net.prefix_len())
+            .max(),
     };
     view.policies
         .iter()
