@@ -1,5 +1,6 @@
 //! What the controller counts.
 
+mod admission;
 mod tunnel_resources;
 
 use std::sync::atomic::AtomicU64;
@@ -14,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+pub(crate) use self::admission::AdmissionMetrics;
 use self::tunnel_resources::TunnelResources;
 use crate::write::Outcome;
 
@@ -60,6 +62,7 @@ pub(crate) struct Metrics {
     endpoints: Gauge,
     tunnel_resources: TunnelResources,
     leads: Family<Election, Gauge>,
+    pub(crate) admission: AdmissionMetrics,
 }
 
 impl Metrics {
@@ -81,12 +84,14 @@ impl Metrics {
             endpoints: Gauge::default(),
             tunnel_resources: TunnelResources::default(),
             leads: Family::default(),
+            admission: AdmissionMetrics::default(),
         };
         let mut root = Registry::default();
         metrics.tunnel_resources.register(&mut root);
         let text = "Whether this replica leads, under the name that controllers commonly give it";
         root.register("leader_election_master_status", text, metrics.leads.clone());
         let registry = root.sub_registry_with_prefix("egressgateway_controller");
+        metrics.admission.register(registry);
         registry.register("leading", "Whether this replica leads", metrics.leading.clone());
         registry.register("plan_seconds", "Time to make a plan", metrics.plan_seconds.clone());
         registry.register("write_seconds", "Time to write a plan", metrics.write_seconds.clone());

@@ -193,7 +193,8 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
             if options.namespace.is_empty() {
                 options.namespace = client.default_namespace().to_owned();
             }
-            webhook::start(&mut supervisor, &client, options, knowledge, webhook_served);
+            let counts = metrics.admission.clone();
+            webhook::start(&mut supervisor, &client, options, knowledge, counts, webhook_served);
         }
         None => drop(webhook_served),
     }

@@ -49,6 +49,7 @@ use review::{Answer, Path, Review};
 pub(crate) use tls::Serving;
 
 use crate::certificates;
+use crate::metrics::AdmissionMetrics;
 use crate::record;
 
 /// A review holds an object twice, and the API server takes none that is larger than 3 MiB.
@@ -90,6 +91,7 @@ pub(crate) fn start(
     client: &Client,
     options: WebhookOptions,
     knowledge: Arc<Knowledge>,
+    metrics: AdmissionMetrics,
     ready: Guard,
 ) {
     let serving = Arc::new(Serving::default());
@@ -97,6 +99,7 @@ pub(crate) fn start(
         knowledge: Arc::clone(&knowledge),
         gateways: Api::all(client.clone()),
         readers: Semaphore::new(READERS_MAX),
+        metrics,
     });
     let shutdown = supervisor.shutdown();
     let (listening, is_listening) = tokio::sync::oneshot::channel();
@@ -133,6 +136,7 @@ struct Webhook {
     knowledge: Arc<Knowledge>,
     gateways: Api<EgressGateway>,
     readers: Semaphore,
+    metrics: AdmissionMetrics,
 }
 
 fn routes(webhook: Arc<Webhook>) -> Router {
@@ -149,23 +153,32 @@ async fn mutate(State(webhook): State<Arc<Webhook>>, body: Body) -> Response {
 
 impl Webhook {
     async fn respond(&self, path: Path, body: Body) -> Response {
+        let start = Instant::now();
+        let (response, result) = match self.review(path, body).await {
+            Ok((answer, review)) => {
+                let result = if answer.refusal.is_some() { "denied" } else { "allowed" };
+                (axum::Json(answer.to_review(&review)).into_response(), result)
+            }
+            Err(problem) => (problem.into_response(), "error"),
+        };
+        self.metrics.answered(path.name(), result, start.elapsed());
+        response
+    }
+
+    /// Reads the question and answers it; the error is an answer to who asks no proper one.
+    async fn review(&self, path: Path, body: Body) -> Result<(Answer, Review), (StatusCode, String)> {
         if !self.knowledge.is_complete() {
-            return (StatusCode::SERVICE_UNAVAILABLE, "not everything has been listed yet").into_response();
+            return Err((StatusCode::SERVICE_UNAVAILABLE, "not everything has been listed yet".to_owned()));
         }
         let bytes = match timeout(BODY_DEADLINE, axum::body::to_bytes(body, BODY_BYTES_MAX)).await {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(_)) => {
-                return (StatusCode::PAYLOAD_TOO_LARGE, format!("more than {BODY_BYTES_MAX} bytes"))
-                    .into_response();
+                return Err((StatusCode::PAYLOAD_TOO_LARGE, format!("more than {BODY_BYTES_MAX} bytes")));
             }
-            Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the body did not come").into_response(),
+            Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, "the body did not come".to_owned())),
         };
-        let review = match Review::read(&bytes) {
-            Ok(review) => review,
-            Err(problem) => return (StatusCode::BAD_REQUEST, problem).into_response(),
-        };
-        let answer = self.answer(path, &review).await;
-        axum::Json(answer.to_review(&review)).into_response()
+        let review = Review::read(&bytes).map_err(|problem| (StatusCode::BAD_REQUEST, problem))?;
+        Ok((self.answer(path, &review).await, review))
     }
 
     async fn answer(&self, path: Path, review: &Review) -> Answer {

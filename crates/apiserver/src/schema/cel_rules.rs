@@ -187,6 +187,8 @@ impl Rule {
         };
         let field = format!("{path}{}", self.field_path);
         let field = if path.is_root() { field.trim_start_matches('.').to_owned() } else { field };
+        // How a path to nowhere is printed.
+        let field = if field.is_empty() { "<nil>".to_owned() } else { field };
         let error = FieldError::new(field, self.problem, detail);
         let shown = matches!(self.problem, FieldProblem::Invalid | FieldProblem::Duplicate);
         Some(if shown { error.with_value(show_briefly(new)) } else { error })

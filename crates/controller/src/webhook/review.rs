@@ -31,6 +31,16 @@ pub(super) enum Path {
     Mutate,
 }
 
+impl Path {
+    /// As metrics name it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Validate => "validate",
+            Self::Mutate => "mutate",
+        }
+    }
+}
+
 /// The question.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
