@@ -63,7 +63,6 @@ fn main() -> ExitCode {
         answers::SCENARIOS,
         acceptance::SCENARIOS,
         broken::SCENARIOS,
-        // Judges what all others have made controller and agents ask for.
         security::SCENARIOS,
     ]
     .concat();

@@ -2,20 +2,26 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use api::permissions::{AGENT, PROGRAMS, Program};
-use k8s_openapi::api::core::v1::Namespace;
-use kube::ResourceExt;
-use kube::api::ListParams;
+use api::v1beta1::EgressTunnel;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
 use lab::Asked;
 use serde_json::json;
 
 use crate::Scenario;
 use crate::scene::Scene;
-use crate::world::{PLAIN, SYSTEM, World};
+use crate::world::{NODES, PLAIN, SYSTEM, World};
 
-pub(crate) const SCENARIOS: &[Scenario] =
-    &[("controller_and_agents_ask_for_what_they_are_permitted_and_nothing_else", asked)];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    // Judges what all others have made controller and agents ask for.
+    ("controller_and_agents_ask_for_what_they_are_permitted_and_nothing_else", asked),
+    // Asks for what is refused, so it comes last.
+    ("the_token_of_an_agent_is_good_for_its_own_node_only", own_node_only),
+];
 
 /// Verb, group, resource, and whether it is asked for outside of the own namespace.
 type Ask = (String, String, String, bool);
@@ -31,6 +37,46 @@ fn permitted(program: &Program) -> BTreeSet<Ask> {
         }
     }
     all
+}
+
+fn own_node_only(world: &World) -> Result<()> {
+    let pods = world.pods(SYSTEM, "app.kubernetes.io/component=egressgateway-agent")?;
+    let on_node = |pod: &&Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_deref() == Some(PLAIN));
+    let pod = pods.iter().find(on_node).context("no agent")?.name_any();
+    let agent = world.client_in_pod(SYSTEM, AGENT.account, &pod)?;
+    let tunnels: Api<EgressTunnel> = Api::all(agent.clone());
+    let beats: Api<Lease> = Api::namespaced(agent, SYSTEM);
+    let parameters = PatchParams::default();
+    // What changes nothing, of every node: whether it may be written is all that matters.
+    for node in NODES {
+        let same = Patch::Merge(json!({"status": {}}));
+        let written = world.answered(tunnels.patch_status(node, &parameters, &same)).map(drop);
+        let holder = Patch::Merge(json!({"spec": {"holderIdentity": node}}));
+        let name = api::names::heartbeat_lease(node);
+        let renewed = world.answered(beats.patch(&name, &parameters, &holder)).map(drop);
+        for outcome in [written, renewed] {
+            match outcome {
+                Ok(()) => ensure!(node == PLAIN, "the agent of {PLAIN} wrote for {node}"),
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    let told = format!("the agent of node {PLAIN} may write");
+                    ensure!(node != PLAIN && text.contains(&told), "{node}: {text}");
+                }
+            }
+        }
+    }
+    let own = Patch::Merge(json!({"status": {"mark": "0x26000099"}}));
+    let Err(error) = world.answered(tunnels.patch_status(PLAIN, &parameters, &own)) else {
+        bail!("an agent gave itself another mark");
+    };
+    let text = format!("{error:#}");
+    ensure!(text.contains("the controller gives them"), "{text}");
+    let leader = Patch::Merge(json!({"spec": {"holderIdentity": PLAIN}}));
+    ensure!(
+        world.answered(beats.patch("egressgateway", &parameters, &leader)).is_err(),
+        "an agent took the controller's lease"
+    );
+    Ok(())
 }
 
 fn asked(world: &World) -> Result<()> {

@@ -16,7 +16,8 @@ use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
     PostParams,
 };
-use kube::{Client, Resource, ResourceExt};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config, Resource, ResourceExt};
 use lab::{ApiServerKind, Asked, Fault, Lab, LabOptions, Sighting};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -220,6 +221,29 @@ impl World {
     /// What controller and agents have asked of the API server.
     pub(crate) fn asked(&self) -> Result<BTreeSet<Asked>> {
         Ok(self.lab.asked()?)
+    }
+
+    /// A client with the token that a pod's service account has in this pod.
+    pub(crate) fn client_in_pod(&self, namespace: &str, account: &str, pod: &str) -> Result<Client> {
+        let wanted = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {
+                "audiences": [], "expirationSeconds": 3600,
+                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod},
+            },
+        });
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let request = http::Request::post(path)
+            .header("content-type", "application/json")
+            .body(wanted.to_string().into_bytes())?;
+        let answer: Value = self.answered(self.client.request(request))?;
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
+        let options = KubeConfigOptions::default();
+        let mut config = self.runtime.block_on(Config::from_custom_kubeconfig(kubeconfig, &options))?;
+        let token = text(&answer, "/status/token").to_owned();
+        config.auth_info = AuthInfo { token: Some(token.into()), ..AuthInfo::default() };
+        let _entered = self.runtime.enter();
+        Ok(Client::try_from(config)?)
     }
 
     /// Path of an administrator's kubeconfig.
