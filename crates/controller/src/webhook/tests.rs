@@ -10,6 +10,7 @@ use super::review::{self, Answer, Path, Review};
 use super::*;
 
 mod policies;
+mod serving;
 
 /// Gateways and namespaces that are there already.
 struct World {
