@@ -26,6 +26,7 @@ use crate::kubelet::status::{self, Known};
 use crate::kubelet::volumes::{self, VolumeMaker, Volumes};
 use crate::kubelet::{Kubelet, RETRY, Wish};
 use crate::node::PodNetwork;
+use crate::pods::is_ready;
 use crate::world::Key;
 
 /// Time that a container gets to end when nobody said how long.
@@ -185,6 +186,9 @@ impl Worker {
             return;
         }
         self.pod = wish.pod;
+        // Others call it unready when they have not heard of its node for a while.
+        let reports = self.reports.get(self.init_containers..).unwrap_or_default();
+        self.dirty |= status::all_ready(reports) && !is_ready(&self.pod);
         if self.pod.metadata.deletion_timestamp.is_some() {
             let seconds = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(GRACE_SECONDS);
             let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));

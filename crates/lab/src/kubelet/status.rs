@@ -31,7 +31,7 @@ pub(super) fn patch(known: &Known<'_>, now: Timestamp) -> Value {
         init_reports.iter().all(|report| matches!(ended(report), Some(ended) if ended.code == 0));
     let restart = Restart::parse(spec.restart_policy.as_deref());
     let phase = phase(reports, init_reports, restart);
-    let all_ready = !reports.is_empty() && reports.iter().all(is_ready);
+    let all_ready = all_ready(reports);
     let unready: Vec<&str> = spec
         .containers
         .iter()
@@ -72,6 +72,11 @@ pub(super) fn patch(known: &Known<'_>, now: Timestamp) -> Value {
         }
     }
     json!({ "status": status })
+}
+
+/// Whether a pod is ready, by what its containers (without those for its start) report.
+pub(super) fn all_ready(reports: &[Option<Report>]) -> bool {
+    !reports.is_empty() && reports.iter().all(is_ready)
 }
 
 /// The phase of a pod.

@@ -28,6 +28,18 @@ fn a_cut_node_becomes_not_ready_and_returns() {
     options.install = false;
     options.node_grace = std::time::Duration::from_secs(2);
     let Some(lab) = up(&options) else { return };
+    let pod = "apiVersion: v1
+kind: Pod
+metadata: {name: app}
+spec: {nodeName: worker-node-1, containers: [{name: app, image: test, command: [sleep, '3600']}]}
+";
+    text(&crate::setup::kubectl_with_input(&lab, &["apply", "-f", "-"], pod));
+    let pod_is_ready = |wanted: &str| {
+        let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+        let seen = text(&kubectl(&lab, &["get", "pod", "app", "-o", path]));
+        if seen == wanted { Ok(()) } else { Err(seen) }
+    };
+    until("the pod is ready", || pod_is_ready("True"));
     let reach =
         || lab.exec("worker-node-1", &["curl", "-sS", "-m", "1", "http://10.6.168.63"]).expect("runs");
     text(&reach());
@@ -39,6 +51,7 @@ fn a_cut_node_becomes_not_ready_and_returns() {
         other => Err(other.to_string()),
     });
     assert_eq!(ready(&lab, "worker-node-2"), "True");
+    until("nobody vouches for its pod", || pod_is_ready("False"));
     lab.fault(Fault::Heal { node: "worker-node-1".to_string() }).expect("healed");
     until("the node is ready again", || match ready(&lab, "worker-node-1").as_str() {
         "True" => Ok(()),
@@ -48,6 +61,7 @@ fn a_cut_node_becomes_not_ready_and_returns() {
         let taints = text(&kubectl(&lab, &["get", "node", "worker-node-1", "-o", "jsonpath={.spec.taints}"]));
         if taints.is_empty() { Ok(()) } else { Err(taints) }
     });
+    until("its pod is ready again", || pod_is_ready("True"));
     // A carrier that returns is noticed within a second or so.
     until("the node reaches the outside again", || {
         let curl = reach();
