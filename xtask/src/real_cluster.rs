@@ -13,6 +13,8 @@ use crate::steps::{self, Outcome, TestCount};
 use crate::test_output::{Skip, TestOutput};
 use programs::{Programs, find_go};
 
+/// The program under test, as an argument of cargo.
+const RUN: [&str; 5] = ["run", "--quiet", "--package", "egressgateway", "--"];
 /// Name of the lab that `up` starts.
 const NAME: &str = "real";
 /// Name of the lab that tests start.
@@ -156,20 +158,7 @@ fn conformance_inside(root: &Path, filter: Option<&str>, output: &mut TestOutput
     steps::run(root, "cargo", &[&["test", "--no-run"], suite.as_slice()].concat(), &[])?;
     let environment = environment_inside(root, file)?;
     let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
-    let enter = [
-        "run",
-        "--quiet",
-        "--package",
-        "egressgateway",
-        "--",
-        "lab",
-        "exec",
-        "--name",
-        TEST_NAME,
-        NODE,
-        "--",
-        "env",
-    ];
+    let enter = [RUN.as_slice(), &["lab", "exec", "--name", TEST_NAME, NODE, "--", "env"]].concat();
     let test = [&["cargo", "test", "--offline"], suite.as_slice()].concat();
     let mut arguments = [enter.as_slice(), &environment, &test, &["--", "--show-output"]].concat();
     arguments.extend(filter);
@@ -193,17 +182,7 @@ fn environment_inside(root: &Path, kubeconfig: &str) -> Result<Vec<String>> {
 /// The lab keeps its own copy where only it knows. This one has the address at which nodes reach the server.
 fn write_kubeconfig(root: &Path) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
-    command.args([
-        "run",
-        "--quiet",
-        "--package",
-        "egressgateway",
-        "--",
-        "lab",
-        "kubeconfig",
-        "--name",
-        TEST_NAME,
-    ]);
+    command.args(RUN).args(["lab", "kubeconfig", "--name", TEST_NAME]);
     let output = command.current_dir(root).output().context("can't start cargo")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
     let text = String::from_utf8(output.stdout).context("read the kubeconfig")?;
@@ -252,9 +231,7 @@ fn stream_tests(
 }
 
 fn egressgateway(root: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Result<()> {
-    let mut all = vec!["run", "--quiet", "--package", "egressgateway", "--"];
-    all.extend(arguments);
-    steps::run(root, "cargo", &all, env)
+    steps::run(root, "cargo", &[RUN.as_slice(), arguments].concat(), env)
 }
 
 #[cfg(test)]
