@@ -1,4 +1,4 @@
-//! Does what [`rotation`](super::rotation) says, and tells the API server whom to trust.
+//! Does what [`rotation`] says, and tells the API server whom to trust.
 
 use std::fmt::Debug;
 use std::sync::Arc;
