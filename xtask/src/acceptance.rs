@@ -7,11 +7,11 @@ mod tests_of;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
+use crate::generated;
 use tests_of::{Level, Shown};
 
 /// Every case there is, a line each.
@@ -28,16 +28,7 @@ struct Case {
 /// Writes the document, or with `check` changes nothing and fails when it differs.
 pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let wanted = document(&tests_of::all(root, &ids())?)?;
-    let path = root.join(FILE);
-    if check {
-        if fs::read_to_string(&path).unwrap_or_default() != wanted {
-            bail!("{FILE} is out of date; run `cargo xtask acceptance`");
-        }
-        return Ok(());
-    }
-    fs::write(&path, wanted).with_context(|| format!("write {}", path.display()))?;
-    println!("{FILE}");
-    Ok(())
+    generated::keep(root, FILE, &wanted, "acceptance", check)
 }
 
 /// Cases by section.

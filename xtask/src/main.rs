@@ -6,6 +6,7 @@ mod acceptance;
 mod bench;
 mod checks;
 mod crds;
+mod generated;
 mod layering;
 mod mutate;
 mod rbac;

@@ -1,11 +1,12 @@
 //! Writes the roles of controller and agent from what their code asks for, or says that the written ones are out of date.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use api::permissions::{PROGRAMS, Permission, Program};
+
+use crate::generated;
 
 /// Where the roles are, from the root of the workspace.
 const FILE: &str = "crates/lab/manifests/rbac.yaml";
@@ -15,17 +16,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Writes the file, or with `check` changes nothing and fails when it differs.
 pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
-    let path = root.join(FILE);
-    let wanted = manifest(NAMESPACE);
-    if check {
-        if fs::read_to_string(&path).unwrap_or_default() != wanted {
-            bail!("{FILE} is out of date; run `cargo xtask rbac`");
-        }
-        return Ok(());
-    }
-    fs::write(&path, wanted).with_context(|| format!("write {}", path.display()))?;
-    println!("{FILE}");
-    Ok(())
+    generated::keep(root, FILE, &manifest(NAMESPACE), "rbac", check)
 }
 
 /// Service accounts, roles and bindings of both programs.

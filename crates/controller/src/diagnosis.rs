@@ -12,9 +12,9 @@ use api::v1beta1::{
     EgressClusterEndpointSlice, EgressClusterInfo, EgressClusterPolicy, EgressEndpointSlice, EgressGateway,
     EgressPolicy, EgressPortLease, EgressTunnel,
 };
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{ListParams, ObjectMeta, PostParams};
+use kube::api::ListParams;
 use kube::{Api, Client, Resource};
 use runtime::readiness::{Guard, Readiness};
 use serde::de::DeserializeOwned;
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::events::{self, Said};
 use crate::watches::Kind;
 
 /// What is listed within this time needs no diagnosis.
@@ -30,7 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Where a container leaves its last words; the kubelet makes the file.
 const LAST_WORDS: &str = "/dev/termination-log";
-const COMPONENT: &str = "egressgateway-controller";
 const REASON: &str = "NotStarted";
 
 /// Looks for the reason as long as something is waited for.
@@ -115,36 +115,17 @@ impl Diagnosis {
         let own = format!("metadata.name={},metadata.namespace={}", self.pod, self.namespace);
         let found = tokio::time::timeout(DEADLINE, pods.list(&ListParams::default().fields(&own))).await;
         let own = found.ok().and_then(Result::ok).and_then(|pods| pods.items.into_iter().next());
-        let now = jiff::Timestamp::now();
-        let event = Event {
-            metadata: ObjectMeta {
-                name: Some(format!("{}.{:x}", self.pod, now.as_nanosecond())),
-                namespace: Some(self.namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            involved_object: ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                name: Some(self.pod.clone()),
-                namespace: Some(self.namespace.clone()),
-                uid: own.and_then(|pod| pod.metadata.uid),
-                ..ObjectReference::default()
-            },
-            type_: Some("Warning".to_owned()),
-            reason: Some(REASON.to_owned()),
-            message: Some(problem.to_owned()),
-            source: Some(EventSource { component: Some(COMPONENT.to_owned()), host: None }),
-            reporting_component: Some(COMPONENT.to_owned()),
-            reporting_instance: Some(self.pod.clone()),
-            first_timestamp: Some(Time(now)),
-            last_timestamp: Some(Time(now)),
-            count: Some(1),
-            ..Event::default()
+        let pod = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(self.pod.clone()),
+            namespace: Some(self.namespace.clone()),
+            uid: own.and_then(|pod| pod.metadata.uid),
+            ..ObjectReference::default()
         };
-        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
-        if let Err(error) = events.create(&PostParams::default(), &event).await {
-            debug!(error = %error, "event lost");
-        }
+        let said = Said { warning: true, reason: REASON, message: problem };
+        let now = Time(jiff::Timestamp::now());
+        events::write(&self.client, events::about(pod, &said, &self.pod, 0, &now)).await;
     }
 }
 

@@ -31,14 +31,17 @@ pub(crate) async fn publish(client: &Client, state: &State, notices: &[Notice], 
             events.extend(event(state, notice, reporter, number, now));
         }
     }
-    let writes = stream::iter(events).map(|event| async move {
-        let namespace = event.metadata.namespace.clone().unwrap_or_default();
-        let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
-        if let Err(error) = api.create(&PostParams::default(), &event).await {
-            debug!(error = %error, "event lost");
-        }
-    });
+    let writes = stream::iter(events).map(|event| write(client, event));
     writes.buffer_unordered(CONCURRENCY).collect::<Vec<()>>().await;
+}
+
+/// Writes an event; one that can't be written is lost.
+pub(crate) async fn write(client: &Client, event: Event) {
+    let namespace = event.metadata.namespace.clone().unwrap_or_default();
+    let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    if let Err(error) = api.create(&PostParams::default(), &event).await {
+        debug!(error = %error, "event lost");
+    }
 }
 
 fn event(state: &State, notice: &Notice, reporter: &str, number: usize, now: &Time) -> Option<Event> {
@@ -50,21 +53,40 @@ fn event(state: &State, notice: &Notice, reporter: &str, number: usize, now: &Ti
         },
         Subject::Tunnel(name) => reference(state.tunnels.get(name)?),
     };
+    let said = Said { warning: notice.warning, reason: &notice.code, message: &notice.message };
+    Some(about(involved, &said, reporter, number, now))
+}
+
+/// What an event says.
+pub(crate) struct Said<'a> {
+    pub(crate) warning: bool,
+    pub(crate) reason: &'a str,
+    pub(crate) message: &'a str,
+}
+
+/// An event of an object; `number` tells those of one moment apart.
+pub(crate) fn about(
+    involved: ObjectReference,
+    said: &Said<'_>,
+    reporter: &str,
+    number: usize,
+    now: &Time,
+) -> Event {
     let namespace = involved.namespace.clone().unwrap_or_else(|| NAMESPACE_OF_CLUSTER_OBJECTS.to_owned());
     let instant = MicroTime(jiff::Timestamp::now());
     let unique = format!("{:x}{number:x}", instant.0.as_nanosecond());
     let mut name = involved.name.clone().unwrap_or_default();
     name.truncate(200);
-    Some(Event {
+    Event {
         metadata: ObjectMeta {
             name: Some(format!("{name}.{unique}")),
             namespace: Some(namespace),
             ..ObjectMeta::default()
         },
         involved_object: involved,
-        type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
-        reason: Some(notice.code.clone()),
-        message: Some(notice.message.clone()),
+        type_: Some(if said.warning { "Warning" } else { "Normal" }.to_owned()),
+        reason: Some(said.reason.to_owned()),
+        message: Some(said.message.to_owned()),
         source: Some(EventSource { component: Some(COMPONENT.to_owned()), host: None }),
         reporting_component: Some(COMPONENT.to_owned()),
         reporting_instance: Some(reporter.to_owned()),
@@ -72,7 +94,7 @@ fn event(state: &State, notice: &Notice, reporter: &str, number: usize, now: &Ti
         last_timestamp: Some(now.clone()),
         count: Some(1),
         ..Event::default()
-    })
+    }
 }
 
 fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {

@@ -52,7 +52,7 @@ pub enum ApiServerKind {
 /// Says which API server a lab has: `embedded` or `real`.
 pub(crate) const SERVER_VARIABLE: &str = "EGRESSGATEWAY_LAB_API_SERVER";
 /// Says where Kubernetes' programs are.
-pub(crate) const PROGRAMS_VARIABLE: &str = "EGRESSGATEWAY_KUBERNETES";
+pub const PROGRAMS_VARIABLE: &str = "EGRESSGATEWAY_KUBERNETES";
 
 impl ApiServerKind {
     /// What the environment asks for, as `lab up` understands it: tests run on either.
@@ -67,7 +67,7 @@ impl ApiServerKind {
     }
 
     /// Kubernetes' own programs, from that directory or from the user's cache.
-    pub(crate) fn real(programs: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub fn real(programs: Option<PathBuf>) -> anyhow::Result<Self> {
         let programs = programs.or_else(default_programs);
         let programs =
             programs.with_context(|| format!("HOME is not set; say where in {PROGRAMS_VARIABLE}"))?;

@@ -50,7 +50,7 @@ pub use addresses::{MAX_NODES, OUTSIDE_V4, OUTSIDE_V6};
 pub use apiserver::auth::audit::Asked;
 pub use cli::inner_main;
 pub use control::{Fault, NodeStatus, Status};
-pub use control_plane::ApiServerKind;
+pub use control_plane::{ApiServerKind, PROGRAMS_VARIABLE};
 pub use error::LabError;
 pub use handle::{Lab, LabOptions};
 pub use observer::Sighting;

@@ -91,7 +91,8 @@ fn delete_routes(kernel: &mut Kernel) -> Result<usize> {
     Ok(routes.iter().filter(|route| kernel.route.delete_route(route).is_ok()).count())
 }
 
-fn table(kernel: &mut Kernel) -> Result<FoundTable> {
+/// Our table as a kernel holds it.
+pub(crate) fn table(kernel: &mut Kernel) -> Result<FoundTable> {
     kernel.nft.read(&agent_table())?.context("our table is not there")
 }
 

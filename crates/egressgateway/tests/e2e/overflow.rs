@@ -14,11 +14,12 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::Scenario;
+use crate::drift::table;
 use crate::failover::Broken;
 use crate::restarts::{CONTROLLER, ready_controller};
 use crate::scene::Scene;
 use crate::traffic::{self, Held, Sequence};
-use crate::world::{GATEWAYS, PLAIN, SYSTEM, World, agent_table, text};
+use crate::world::{GATEWAYS, PLAIN, SYSTEM, World, text};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("a_node_without_ports_uses_those_of_its_gateway", overflow),
@@ -86,7 +87,7 @@ fn first_port(gateway: usize) -> usize {
 /// First port of the block into which a gateway's kernel translates.
 fn translates_into(world: &World, gateway: &str, eip: IpAddr) -> Result<u16> {
     let IpAddr::V4(eip) = eip else { bail!("an IPv4 scene") };
-    let table = world.kernel(gateway)?.nft.read(&agent_table())?.context("our table is not there")?;
+    let table = table(&mut world.kernel(gateway)?)?;
     let blocks = table.sets.get(&format!("{}4", names::OVERFLOW_SNAT)).context("no blocks")?;
     let block = blocks.elements.get(&nft::Key::Exact(eip.octets().to_vec())).context("no block")?;
     let nft::Value::Data(data) = block else { bail!("{block:?}") };

@@ -5,13 +5,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use lab::{ApiServerKind, Lab};
+use lab::{ApiServerKind, Lab, PROGRAMS_VARIABLE};
 use tempfile::TempDir;
 
 use crate::setup::{alone, options, text, until, up};
-
-/// Says where the programs are, where it is not the user's cache.
-const PROGRAMS_VARIABLE: &str = "EGRESSGATEWAY_KUBERNETES";
 
 const CHART: &[(&str, &str)] = &[
     ("Chart.yaml", "{apiVersion: v2, name: web, version: 1.2.3, appVersion: '4.5'}"),
@@ -109,9 +106,11 @@ fn write_chart(directory: &Path) {
 
 /// The Helms that are there, with the kubectl that was built beside them.
 fn programs() -> Option<PathBuf> {
-    let cache =
-        || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/egressgateway/kubernetes/current"));
-    let directory = std::env::var_os(PROGRAMS_VARIABLE).map(PathBuf::from).or_else(cache)?;
+    let directory = std::env::var_os(PROGRAMS_VARIABLE).map(PathBuf::from);
+    let Ok(ApiServerKind::Real { programs: directory }) = ApiServerKind::real(directory) else {
+        println!("SKIP: it is not known where the programs are");
+        return None;
+    };
     let missing: Vec<&str> =
         ["helm3", "helm4", "kubectl"].into_iter().filter(|name| !directory.join(name).is_file()).collect();
     if !missing.is_empty() {
