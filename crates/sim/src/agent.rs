@@ -209,12 +209,7 @@ impl Agent {
                 }
                 continue;
             }
-            if around.faults.strikes(Fault::LateEvents) {
-                continue;
-            }
-            let limit = if around.faults.at_peace { usize::MAX } else { 1 + around.random.below(8) };
-            for _ in 0..limit {
-                let Some(change) = feed.next(around.server) else { break };
+            for change in feed.told(around.server, around.faults, around.random, 8) {
                 let Some(event) = feed.kind.event(change) else { continue };
                 self.is_due |= self.converger.absorb(event);
                 did = true;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use runtime::watch::Change;
 
+use crate::faults::{Fault, Faults};
 use crate::objects::{Kind, Object};
+use crate::random::Random;
 use crate::server::Server;
 
 /// Where a program's watch of a kind stands.
@@ -63,6 +65,21 @@ impl Feed {
         let is_gone = entry.is_gone || !self.is_meant(&entry.object);
         let object = Arc::clone(&entry.object);
         Some(if is_gone { Change::Deleted(object) } else { Change::Applied(object) })
+    }
+
+    /// What it tells now: nothing where it is late, in peace all that there is, else some of it.
+    pub fn told(
+        &mut self,
+        server: &Server,
+        faults: &mut Faults,
+        random: &mut Random,
+        most: usize,
+    ) -> Vec<Change<Arc<Object>>> {
+        if faults.strikes(Fault::LateEvents) {
+            return Vec::new();
+        }
+        let limit = if faults.at_peace { usize::MAX } else { 1 + random.below(most) };
+        std::iter::from_fn(|| self.next(server)).take(limit).collect()
     }
 
     fn is_meant(&self, object: &Object) -> bool {

@@ -215,13 +215,7 @@ impl Controller {
                 }
                 continue;
             }
-            if around.faults.strikes(Fault::LateEvents) {
-                continue;
-            }
-            // In peace all that there is, else some of it.
-            let limit = if around.faults.at_peace { usize::MAX } else { 1 + around.random.below(6) };
-            for _ in 0..limit {
-                let Some(change) = feed.next(around.server) else { break };
+            for change in feed.told(around.server, around.faults, around.random, 6) {
                 self.core.absorb(feed.kind.input(change));
                 did = true;
             }
