@@ -66,6 +66,10 @@ impl Target {
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": target.namespace}});
         target.post("/api/v1/namespaces", &namespace).await.expect(201);
+        // A cluster's controllers make these some moments later; no case is to meet them half way.
+        for made in ["serviceaccounts/default", "configmaps/kube-root-ca.crt"] {
+            target.until(&target.core(made), |reply| reply.status == 200).await;
+        }
         target
     }
 

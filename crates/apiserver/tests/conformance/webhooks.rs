@@ -91,7 +91,7 @@ impl Hook {
         Self { url, ca_bundle, asked, task: task.abort_handle() }
     }
 
-    /// The requests since the last look, but for probes and for what the cluster makes in every namespace.
+    /// The requests since the last look, but for probes.
     fn asked(&self) -> Vec<Value> {
         let asked = std::mem::take(&mut *self.asked.lock().expect("nobody panicked"));
         let requests = asked.into_iter().map(|review| {
@@ -101,10 +101,7 @@ impl Hook {
             );
             review["request"].clone()
         });
-        let others = ["probe", "kube-root-ca.crt"];
-        requests
-            .filter(|request| others.iter().all(|name| request["object"]["metadata"]["name"] != *name))
-            .collect()
+        requests.filter(|request| request["object"]["metadata"]["name"] != "probe").collect()
     }
 
     /// A configuration's webhook that is about config maps.
