@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use liveness::Uplink as UplinkState;
 use model::EipPair;
+use model::port_lease::LeaseName;
 use model::tunnel::Claim;
 use runtime::readiness::{Guard, Heartbeat};
 use tokio::sync::{mpsc, watch};
@@ -89,12 +90,11 @@ pub struct Disk {
 
 /// The loop's own state.
 pub struct ControlLoop {
-    node: String,
     converger: Converger<Linux>,
     outbox: Outbox,
     /// What the probe thread claims, once it has said so.
     claims: Option<Vec<Claim>>,
-    generation: i64,
+    own_generations: BTreeMap<LeaseName, i64>,
     /// What the probe thread was told of leases.
     loaded: Option<BTreeMap<String, u64>>,
     /// Since when passes fail.
@@ -109,13 +109,12 @@ pub struct ControlLoop {
 impl ControlLoop {
     /// Ready to run.
     #[must_use]
-    pub fn new(node: &str, converger: Converger<Linux>, outbox: Outbox) -> Self {
+    pub fn new(converger: Converger<Linux>, outbox: Outbox) -> Self {
         Self {
-            node: node.to_owned(),
             converger,
             outbox,
             claims: None,
-            generation: 0,
+            own_generations: BTreeMap::new(),
             loaded: None,
             failing: None,
             retry_pause: FIRST_PAUSE,
@@ -293,7 +292,7 @@ impl ControlLoop {
         if let Some(setup) = setup {
             self.outbox.probe.setup(setup);
         }
-        self.generation = self.own_lease().map_or(0, |lease| lease.lease.generation);
+        self.own_generations = self.converger.own_generations();
         self.is_complete = complete;
         self.passes += 1;
         if complete {
@@ -328,10 +327,6 @@ impl ControlLoop {
         metrics.selected_pods.set(count(view.selected_pods().len()));
     }
 
-    fn own_lease(&self) -> Option<&crate::objects::NodeLease> {
-        self.converger.objects().leases.get(&self.node)
-    }
-
     /// Tells the probe thread whether this node reaches the outside.
     fn look_at_uplink(&mut self) {
         let Some(uplink) = self.converger.uplink().cloned() else { return };
@@ -353,7 +348,7 @@ impl ControlLoop {
         let state = Standing {
             passes: self.passes,
             is_complete: self.is_complete,
-            generation: self.generation,
+            own_generations: self.own_generations.clone(),
             is_failing: failing.is_some(),
             trouble: failing
                 .filter(|(since, _)| now.saturating_duration_since(*since) >= FAILING_AFTER)

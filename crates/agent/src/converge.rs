@@ -30,11 +30,12 @@ use datapath::transaction::{Found, Interest, TableId, Transaction};
 use datapath::view::{ExistingFlows, NodeView, OwnTunnel, PodKey, Settings, SourceEip, Uplink};
 use model::EipPair;
 use model::mark::EgressId;
+use model::port_lease::LeaseName;
 
 use crate::activation::Activation;
 use crate::keys::Keyring;
 use crate::node_view::{Derived, Local, node_view, probe_addresses, topology};
-use crate::objects::{Event, NodeLease, Objects};
+use crate::objects::{Event, Objects};
 use crate::port_use::{PortUse, UsedPort};
 use crate::probe::{Inheritance, Report, Setup};
 
@@ -146,7 +147,11 @@ pub struct Converger<K> {
     closed: Option<Vec<String>>,
     /// `None` before the first measurement
     port_use: Option<PortUse>,
+    own_since: OwnSince,
 }
+
+/// Of each part of this node's lease its generation, and how far the whole had come when it got that.
+type OwnSince = BTreeMap<LeaseName, (i64, u64)>;
 
 /// What a [`Setup`] is made of, comparable.
 type SetupKey = (liveness::Topology, Option<IpAddr>, BTreeMap<String, IpAddr>);
@@ -172,6 +177,7 @@ impl<K: Kernel> Converger<K> {
             activation: Activation::default(),
             closed: None,
             port_use: None,
+            own_since: OwnSince::new(),
         }
     }
 
@@ -354,7 +360,8 @@ impl<K: Kernel> Converger<K> {
             Some(tunnel) => self.tunnel = Some(tunnel.clone()),
             None => view.tunnel = self.tunnel.clone(),
         }
-        let ready = ready_eips(&self.objects, &self.local, &view);
+        self.note_own_changes();
+        let ready = ready_eips(&self.objects, &self.local, &view, &self.own_since);
         self.activation.apply(&mut view, self.last_view.as_ref(), now, |eip| ready.contains(eip));
         view
     }
@@ -381,9 +388,9 @@ impl<K: Kernel> Converger<K> {
         let Some(view) = &self.last_view else { return Ok(()) };
         let holds = |source: &SourceEip| source.blocks().next().is_some();
         let used = if view.eips.values().any(holds) { self.kernel.used_ports()? } else { BTreeSet::new() };
-        let own = self.objects.leases.get(&self.local.node);
+        let own = self.objects.leases_of(&self.local.node);
         let port_use = self.port_use.get_or_insert_with(|| {
-            PortUse::told_before(own.map(|own| own.status.eips.clone()).unwrap_or_default())
+            PortUse::told_before(own.flat_map(|(_, part)| part.status.eips.clone()).collect())
         });
         port_use.update(now, &view.eips, &used);
         Ok(())
@@ -405,12 +412,31 @@ impl<K: Kernel> Converger<K> {
     #[must_use]
     pub fn loaded(&self) -> BTreeMap<String, u64> {
         let Some(view) = &self.last_view else { return BTreeMap::new() };
-        let others = self.objects.leases.iter().filter(|(node, _)| **node != self.local.node);
-        let carried = others.filter(|(_, held)| {
-            held.lease.leases.iter().any(|lease| view.gateway_eips.contains_key(&lease.eip))
+        let others = self.objects.leases.iter().filter(|(name, _)| name.node != self.local.node);
+        let carried = others.filter(|(_, part)| {
+            part.lease.leases.iter().any(|lease| view.gateway_eips.contains_key(&lease.eip))
         });
-        let generation = |held: &NodeLease| u64::try_from(held.lease.generation).unwrap_or_default();
-        carried.map(|(node, held)| (node.clone(), generation(held))).collect()
+        let nodes: BTreeSet<&str> = carried.map(|(name, _)| name.node.as_str()).collect();
+        let generation = |node: &str| (node.to_owned(), self.objects.lease_generation(node));
+        nodes.into_iter().map(generation).collect()
+    }
+
+    /// Generation of each part of this node's lease, as it is known.
+    #[must_use]
+    pub fn own_generations(&self) -> BTreeMap<LeaseName, i64> {
+        let own = self.objects.leases_of(&self.local.node);
+        own.map(|(name, part)| (name.clone(), part.lease.generation)).collect()
+    }
+
+    /// Notes which parts of this node's lease have changed: a gateway has them once it has seen as much as this node now.
+    fn note_own_changes(&mut self) {
+        let (own, now) = (self.own_generations(), self.objects.lease_generation(&self.local.node));
+        self.own_since.retain(|name, _| own.contains_key(name));
+        for (name, generation) in own {
+            let known = self.own_since.get(&name).filter(|(known, _)| *known == generation);
+            let since = known.map_or(now, |(_, since)| *since);
+            self.own_since.insert(name, (generation, since));
+        }
     }
 
     /// EIPs that no policy and no lease of this node names any more stay while connections use them; and no id is given
@@ -459,12 +485,19 @@ impl<K: Kernel> Converger<K> {
 }
 
 /// EIPs that new connections can leave with right now, and get their answers.
-fn ready_eips(objects: &Objects, local: &Local, view: &NodeView) -> BTreeSet<EipPair> {
-    let own = objects.leases.get(&local.node);
-    let generation = own.and_then(|own| u64::try_from(own.lease.generation).ok()).unwrap_or_default();
+fn ready_eips(objects: &Objects, local: &Local, view: &NodeView, own_since: &OwnSince) -> BTreeSet<EipPair> {
+    let mut since_of: BTreeMap<EipPair, u64> = BTreeMap::new();
+    for (name, part) in objects.leases_of(&local.node) {
+        let since = own_since.get(name).map_or(u64::MAX, |(_, since)| *since);
+        for lease in &part.lease.leases {
+            let latest = since_of.entry(lease.eip).or_default();
+            *latest = since.max(*latest);
+        }
+    }
     let is_ready = |(eip, source): &(&EipPair, &SourceEip)| {
         let answered_here = || view.gateway_eips.get(eip).is_some_and(|own| own.answers);
-        let confirmed = |node: &String| local.confirmed.get(node).is_some_and(|at| *at >= generation);
+        let since = since_of.get(eip).copied().unwrap_or(u64::MAX);
+        let confirmed = |node: &String| local.confirmed.get(node).is_some_and(|at| *at >= since);
         if source.node_address {
             return source.carrier.is_some();
         }

@@ -65,8 +65,9 @@ impl Derived {
     pub fn of(objects: &Objects, node: &str) -> Self {
         let selected: Vec<BTreeSet<PodKey>> =
             objects.all_policies().map(|policy| selected(objects, policy)).collect();
-        let leases = objects.leases.get(node).into_iter().flat_map(|node| &node.lease.leases);
-        let leased = leases.filter(|lease| lease.blocks.iter().any(|block| block.role == BlockRole::Source));
+        let leased = objects
+            .held_by(node)
+            .filter(|lease| lease.blocks.iter().any(|block| block.role == BlockRole::Source));
         let mut used: BTreeSet<EipPair> = leased.map(|lease| lease.eip).collect();
         for (policy, _) in objects.all_policies().zip(&selected).filter(|(_, pods)| !pods.is_empty()) {
             used.extend(policy.eip);
@@ -150,7 +151,7 @@ fn groups(objects: &Objects) -> BTreeMap<EipPair, EipGroup> {
             group.nodes.insert(node.clone());
         }
     }
-    for lease in objects.leases.values().flat_map(|node| &node.lease.leases) {
+    for lease in objects.leases.values().flat_map(|part| &part.lease.leases) {
         if let Some(group) = objects.gateways.get(&lease.gateway) {
             groups
                 .entry(lease.eip)
@@ -261,8 +262,9 @@ pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeVie
             (*eip, GatewayEip { answers, ..GatewayEip::default() })
         })
         .collect();
+    let leases = objects.leases.iter();
     for (node, lease) in
-        objects.leases.iter().flat_map(|(node, held)| held.lease.leases.iter().map(move |l| (node, l)))
+        leases.flat_map(|(name, part)| part.lease.leases.iter().map(move |lease| (&name.node, lease)))
     {
         if let Some(gateway_eip) = gateway_eips.get_mut(&lease.eip) {
             gateway_eip.leases.extend(lease.blocks.iter().map(|block| Lease {
@@ -376,7 +378,7 @@ fn policy_view(
 /// The node's own blocks by EIP.
 fn own_blocks(objects: &Objects, node: &str) -> BTreeMap<EipPair, Vec<LeasedBlock>> {
     let mut blocks: BTreeMap<EipPair, Vec<LeasedBlock>> = BTreeMap::new();
-    for lease in objects.leases.get(node).into_iter().flat_map(|node| &node.lease.leases) {
+    for lease in objects.held_by(node) {
         let own = lease.blocks.iter().filter(|block| block.role == BlockRole::Source);
         blocks.entry(lease.eip).or_default().extend(own.copied());
     }
@@ -386,8 +388,8 @@ fn own_blocks(objects: &Objects, node: &str) -> BTreeMap<EipPair, Vec<LeasedBloc
 /// Whether the node translates flows of the EIP for nodes that have no block.
 fn translates(objects: &Objects, node: &str, eip: &EipPair) -> bool {
     let open = |block: &LeasedBlock| block.role == BlockRole::Overflow && block.state == BlockState::Active;
-    let leases = objects.leases.get(node).into_iter().flat_map(|node| &node.lease.leases);
-    leases.filter(|lease| lease.eip == *eip).flat_map(|lease| &lease.blocks).any(open)
+    let of_eip = objects.leases_of(node).filter_map(|(_, part)| part.lease.of_eip(*eip));
+    of_eip.flat_map(|lease| &lease.blocks).any(open)
 }
 
 fn source_eip(

@@ -17,7 +17,7 @@ use kube::{Resource, ResourceExt};
 use model::EipPair;
 use model::cluster::{Pod, PodKey};
 use model::policy::{Policy, PolicyKey, Precedence};
-use model::port_lease::PortLease;
+use model::port_lease::{EipLease, LeaseName, PortLease, parts_of};
 use model::selector::Labels;
 use model::tunnel::Tunnel;
 use runtime::watch::Change;
@@ -92,7 +92,7 @@ pub struct ClusterNetworks {
     pub nodes: BTreeSet<IpAddr>,
 }
 
-/// A node's lease, and what its agent says of it.
+/// A part of a node's lease, and what its agent says of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeLease {
     /// What it holds
@@ -118,8 +118,8 @@ pub struct Objects {
     pub tunnels: BTreeMap<String, Tunnel>,
     /// The cluster's networks, by the name of the object that says so: only `default` counts
     pub networks: BTreeMap<String, ClusterNetworks>,
-    /// Leases by node
-    pub leases: BTreeMap<String, NodeLease>,
+    /// Leases
+    pub leases: BTreeMap<LeaseName, NodeLease>,
     listed: BTreeSet<&'static str>,
 }
 
@@ -168,9 +168,27 @@ impl Objects {
                     lease: convert::port_lease(object),
                     status: object.status.as_ref().map(LeaseStatus::of).unwrap_or_default(),
                 };
-                Some((object.name_any(), Some(lease)))
+                Some((convert::lease_name(object), Some(lease)))
             }),
         }
+    }
+
+    /// The parts of a node's lease.
+    pub fn leases_of(&self, node: &str) -> impl Iterator<Item = (&LeaseName, &NodeLease)> {
+        parts_of(&self.leases, node)
+    }
+
+    /// What a node holds of each EIP.
+    pub fn held_by(&self, node: &str) -> impl Iterator<Item = &EipLease> {
+        self.leases_of(node).flat_map(|(_, part)| &part.lease.leases)
+    }
+
+    /// How far a node's lease has come, all parts taken together. Every change of a part makes it more, and everybody sees
+    /// these changes in the same order: who has seen as much has seen the same.
+    #[must_use]
+    pub fn lease_generation(&self, node: &str) -> u64 {
+        let generations = self.leases_of(node).map(|(_, part)| part.lease.generation);
+        generations.filter_map(|generation| u64::try_from(generation).ok()).fold(0, u64::saturating_add)
     }
 
     /// Takes in lists of an earlier run, of kinds that were not listed yet. They count as listed.

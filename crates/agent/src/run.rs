@@ -113,7 +113,7 @@ async fn serve(config: Config) -> Result<()> {
     debug::listen(asked)?;
     let inbox = Inbox { events: events_out, reports, kernel, questions, shutdown: shutdown.clone() };
     let converger = Converger::new(node, settings, linux);
-    let ended = start_loop(ControlLoop::new(node, converger, outbox), inbox)?;
+    let ended = start_loop(ControlLoop::new(converger, outbox), inbox)?;
     supervisor.spawn("control loop", async { ended.await.context("the loop's thread is gone")? });
     watches::start(&mut supervisor, &client, node, &events);
     let writer = Writer::new(client, node);

@@ -13,12 +13,14 @@ use jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Error};
 use model::EipPair;
+use model::port_lease::LeaseName;
 use model::tunnel::{Phase, Tunnel};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::converge::{Converger, Kernel};
+use crate::objects::NodeLease;
 use crate::port_use::{EipUse, PortUse};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -29,8 +31,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub struct Wish {
     /// Status of the EgressTunnel; `None` while there is no such object
     pub tunnel: Option<TunnelWish>,
-    /// Status of the EgressPortLease; `None` while there is no such object, or it says that already
-    pub lease: Option<LeaseStatus>,
+    /// Statuses of EgressPortLeases that do not say that already
+    pub leases: BTreeMap<LeaseName, LeaseStatus>,
 }
 
 /// What a lease's status shall say.
@@ -154,8 +156,8 @@ pub struct Standing {
     pub passes: u64,
     /// Whether the last one left the node complete
     pub is_complete: bool,
-    /// Generation of the own lease that it loaded
-    pub generation: i64,
+    /// Generations of the parts of the own lease that it loaded
+    pub own_generations: BTreeMap<LeaseName, i64>,
     /// Whether passes fail
     pub is_failing: bool,
     /// Why they have been failing for so long that it is told
@@ -172,15 +174,23 @@ impl<K: Kernel> Converger<K> {
     pub fn wish(&self, standing: &Standing) -> Wish {
         let (node, objects) = (self.node(), self.objects());
         let tunnel = objects.tunnels.get(node);
-        let lease = objects.leases.get(node).filter(|_| standing.is_complete);
-        let lease = lease.and_then(|lease| {
-            let eips = self.port_use().map_or(&lease.status.eips, PortUse::told).clone();
-            let status = LeaseStatus { observed_generation: lease.lease.generation, eips };
-            // What is loaded is another generation for a moment: then it is not told yet.
-            let is_loaded = lease.lease.generation == standing.generation;
-            (is_loaded && lease.status != status).then_some(status)
+        // What is loaded is another generation for a moment: then it is not told yet.
+        let is_loaded = |name: &LeaseName, part: &NodeLease| {
+            standing.is_complete && standing.own_generations.get(name) == Some(&part.lease.generation)
+        };
+        let told = self.port_use().map(PortUse::told);
+        let leases = objects.leases_of(node).filter(|(name, part)| is_loaded(name, part));
+        let leases = leases.filter_map(|(name, part)| {
+            let told = told.unwrap_or(&part.status.eips);
+            let eips = part.lease.leases.iter().map(|lease| lease.eip);
+            let eips = eips.filter_map(|eip| Some((eip, told.get(&eip)?.clone()))).collect();
+            let status = LeaseStatus { observed_generation: part.lease.generation, eips };
+            (part.status != status).then(|| (name.clone(), status))
         });
-        Wish { tunnel: tunnel.and_then(|tunnel| self.tunnel_wish(standing, tunnel)), lease }
+        Wish {
+            tunnel: tunnel.and_then(|tunnel| self.tunnel_wish(standing, tunnel)),
+            leases: leases.collect(),
+        }
     }
 
     /// Nothing before this run knows anything: what an earlier one told still holds.
@@ -243,7 +253,7 @@ pub struct Writer {
     ready_since: Timestamp,
     was_ready: Option<bool>,
     written: Option<TunnelStatus>,
-    written_lease: Option<LeaseStatus>,
+    written_leases: BTreeMap<LeaseName, LeaseStatus>,
 }
 
 impl Writer {
@@ -257,7 +267,7 @@ impl Writer {
             ready_since: Timestamp::now(),
             was_ready: None,
             written: None,
-            written_lease: None,
+            written_leases: BTreeMap::new(),
         }
     }
 
@@ -271,7 +281,7 @@ impl Writer {
                 outcome = self.write(&wish) => outcome,
             };
             // What the watch does not show yet was perhaps undone by somebody: look again, but not at once.
-            let settled = wish.tunnel.as_ref().is_none_or(|tunnel| tunnel.told) && wish.lease.is_none();
+            let settled = wish.tunnel.as_ref().is_none_or(|tunnel| tunnel.told) && wish.leases.is_empty();
             let again = match outcome {
                 Ok(()) if settled => {
                     pause = FIRST_PAUSE;
@@ -291,7 +301,7 @@ impl Writer {
                 changed = wishes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(again.unwrap_or(Duration::MAX)), if again.is_some() => {
                     self.written = None;
-                    self.written_lease = None;
+                    self.written_leases.clear();
                 }
             }
         }
@@ -313,13 +323,15 @@ impl Writer {
             unless_gone(patched.map(drop))?;
             self.written = Some(status.clone());
         }
-        if let Some(lease) = &wish.lease
-            && self.written_lease.as_ref() != Some(lease)
-        {
-            let patch = lease.patch();
-            let patched = self.leases.patch_status(&self.node, &parameters(), &Patch::Merge(&patch)).await;
+        self.written_leases.retain(|name, _| wish.leases.contains_key(name));
+        for (name, lease) in &wish.leases {
+            if self.written_leases.get(name) == Some(lease) {
+                continue;
+            }
+            let (object, patch) = (name.object(), lease.patch());
+            let patched = self.leases.patch_status(&object, &parameters(), &Patch::Merge(&patch)).await;
             unless_gone(patched.map(drop))?;
-            self.written_lease = Some(lease.clone());
+            self.written_leases.insert(name.clone(), lease.clone());
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ pub use cluster::{
 };
 pub use gateway::{gateway, read_gateway};
 pub use policy::{cluster_policy, policy, read_cluster_policy, read_policy};
-pub use port_lease::{eip_lease_statuses, idle_blocks, port_lease, port_lease_spec};
+pub use port_lease::{eip_lease_statuses, idle_blocks, lease_name, port_lease, port_lease_spec};
 pub use tunnel::{claim, mark, tunnel};
 
 use std::collections::BTreeSet;

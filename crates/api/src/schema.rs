@@ -10,7 +10,9 @@ use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 pub use rules::Rule;
-pub(crate) use rules::{CLUSTER_INFO, applied_to, egress_ip, ip_pools, policy_spec, selector, written};
+pub(crate) use rules::{
+    CLUSTER_INFO, applied_to, egress_ip, ip_pools, policy_spec, port_lease_spec, selector, written,
+};
 
 /// An IPv4 address, or nothing.
 pub const OPTIONAL_IPV4: &str =

@@ -8,6 +8,7 @@ use anyhow::Context;
 use api::v1beta1::EgressPortLease;
 use kube::api::ListParams;
 use kube::{Api, Client};
+use model::port_lease::EIPS_OF_AN_OBJECT;
 use plan::{Failover, Settings};
 use runtime::admin::{self, Health};
 use runtime::config::{Config, Feature};
@@ -153,6 +154,7 @@ fn settings(feature: &Feature) -> Settings {
         mark_base: feature.mark_base,
         max_endpoints_per_slice: feature.max_endpoints_per_slice,
         max_ports_per_node: feature.max_ports_per_node,
+        eips_per_lease: EIPS_OF_AN_OBJECT,
         rest_s: feature.port_rest_s.into(),
         drain_s: feature.port_drain_s.into(),
         failover: feature.failover.map(|failover| Failover {

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use kube::{Resource, ResourceExt};
 use model::cluster::{Node, Pod, PodKey, PoolKind};
 use model::policy::PolicyKey;
+use model::port_lease::LeaseName;
 use plan::snapshot::SliceKey;
 use plan::{ClusterSnapshot, Event, Planner, Settings};
 use runtime::watch::Change;
@@ -28,7 +29,7 @@ pub struct State {
     pub(crate) policies: BTreeMap<PolicyKey, EgressPolicy>,
     pub(crate) cluster_policies: BTreeMap<PolicyKey, EgressClusterPolicy>,
     pub(crate) tunnels: BTreeMap<String, EgressTunnel>,
-    pub(crate) leases: BTreeMap<String, EgressPortLease>,
+    pub(crate) leases: BTreeMap<LeaseName, EgressPortLease>,
     pub(crate) cluster_infos: BTreeMap<String, EgressClusterInfo>,
     pub(crate) slices: BTreeMap<SliceKey, EgressEndpointSlice>,
     pub(crate) cluster_slices: BTreeMap<SliceKey, EgressClusterEndpointSlice>,
@@ -125,24 +126,24 @@ impl State {
             Input::Lease(change) => {
                 // A version that is new to us: no write that names the one before can succeed any more.
                 let is_new = |object: &EgressPortLease| {
-                    let known = self.leases.get(&object.name_any());
+                    let known = self.leases.get(&convert::lease_name(object));
                     known.is_none_or(|known| known.resource_version() != object.resource_version())
                 };
-                let settled: Vec<String> = match &change {
+                let settled: Vec<LeaseName> = match &change {
                     Change::Applied(object) => std::slice::from_ref(object),
                     Change::Replaced(objects) => objects.as_slice(),
                     Change::Deleted(_) => &[],
                 }
                 .iter()
                 .filter(|object| is_new(object))
-                .map(ResourceExt::name_any)
+                .map(convert::lease_name)
                 .collect();
                 let mut changed = false;
-                for node in settled {
-                    changed |= planner.absorb(Event::UncertainLease(node, None));
+                for name in settled {
+                    changed |= planner.absorb(Event::UncertainLease(name, None));
                 }
                 changed
-                    | keep(planner, &mut self.leases, change, ResourceExt::name_any, |name, it| {
+                    | keep(planner, &mut self.leases, change, convert::lease_name, |name, it| {
                         Some(Event::Lease(name, it.map(record::lease)))
                     })
             }

@@ -129,8 +129,8 @@ impl Writes {
     /// Takes in how a write has ended. What was written is known at once.
     pub fn answered(&mut self, state: &mut State, job: &Job, answer: Result<Value, WriteError>) {
         let known = job.known(answer);
-        if let (Some((node, lease)), Err(WriteError::Unavailable { .. })) = (job.lease(), &known) {
-            state.planner.absorb(plan::Event::UncertainLease(node.clone(), Some(lease.clone())));
+        if let (Some((name, lease)), Err(WriteError::Unavailable { .. })) = (job.lease(), &known) {
+            state.planner.absorb(plan::Event::UncertainLease(name.clone(), Some(lease.clone())));
         }
         match known {
             Ok(input) => {
@@ -273,37 +273,32 @@ impl Writer<'_> {
     /// Leases that lose a block, or those that lose none, each with what it is to be.
     fn leases(&self, losing: bool) -> Vec<Job> {
         let mut jobs = Vec::new();
-        for (node, planned) in part_of(&self.plan.leases, self.parts.map(|parts| &parts.nodes)) {
-            let object = self.state.leases.get(node);
-            let known = self
-                .state
-                .planner
-                .snapshot()
-                .leases
-                .get(node)
-                .map(|record| record.lease.clone())
-                .unwrap_or_default();
-            if object.is_some() && planned.as_ref() == Some(&known) {
+        let nothing = PortLease::default();
+        for (name, planned) in part_of(&self.plan.leases, self.parts.map(|parts| &parts.leases)) {
+            let object = self.state.leases.get(name);
+            let known = self.state.planner.snapshot().leases.get(name);
+            let known = known.map_or(&nothing, |record| &record.lease);
+            if object.is_some() && planned.as_ref() == Some(known) {
                 continue;
             }
-            if blocks(&known).is_subset(&planned.as_ref().map(blocks).unwrap_or_default()) == losing {
+            if blocks(known).is_subset(&planned.as_ref().map(blocks).unwrap_or_default()) == losing {
                 continue;
             }
             let job = match (object, planned) {
                 (Some(object), None) => Some(delete_job(object)),
                 (None, Some(lease)) => {
-                    let mut object = EgressPortLease::named(node);
-                    object.spec = api::convert::port_lease_spec(lease);
+                    let mut object = EgressPortLease::named(&name.object());
+                    object.spec = api::convert::port_lease_spec(name, lease);
                     create_job(&object, Input::Lease)
                 }
                 (Some(object), Some(lease)) => {
                     let mut wanted = object.clone();
-                    wanted.spec = api::convert::port_lease_spec(lease);
+                    wanted.spec = api::convert::port_lease_spec(name, lease);
                     patch_job(object, &wanted, Part::Main, Input::Lease)
                 }
                 (None, None) => None,
             };
-            let lease = planned.clone().map(|lease| (node.clone(), lease));
+            let lease = planned.clone().map(|lease| (name.clone(), lease));
             jobs.extend(job.map(|job| job.of_lease(lease)));
         }
         jobs

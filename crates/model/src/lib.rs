@@ -21,6 +21,7 @@ pub mod port_block;
 pub mod port_lease;
 pub mod reason;
 pub mod selector;
+pub mod short_name;
 pub mod tunnel;
 pub mod tunnel_mac;
 

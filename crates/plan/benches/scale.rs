@@ -14,7 +14,7 @@ use model::cluster::{Node, Pod, PodKey};
 use model::gateway::Gateway;
 use model::policy::{EgressChoice, Namespaces, PodSelection, Policy, PolicyKey};
 use model::pool::Family;
-use model::port_lease::PortLease;
+use model::port_lease::{LeaseName, PortLease};
 use model::selector::LabelSelector;
 use plan::snapshot::{GatewayRecord, LeaseRecord, PolicyRecord, PolicyStatus, TunnelRecord};
 use plan::{Changed, Event, Planner, Settings};
@@ -130,9 +130,9 @@ fn apply(planner: &mut Planner) {
         tunnel.mac = Some(planned.mac);
         planner.absorb(Event::Tunnel(name, Some(record)));
     }
-    for node in planner.last().leases.keys().cloned().collect::<Vec<_>>() {
-        let lease = planner.last().leases[&node].clone();
-        apply_lease(planner, &node, lease);
+    for name in planner.last().leases.keys().cloned().collect::<Vec<_>>() {
+        let lease = planner.last().leases[&name].clone();
+        apply_lease(planner, &name, lease);
     }
     for key in planner.last().slices.keys().cloned().collect::<Vec<_>>() {
         let slice = planner.last().slices[&key].clone();
@@ -140,9 +140,9 @@ fn apply(planner: &mut Planner) {
     }
 }
 
-fn apply_lease(planner: &mut Planner, node: &str, lease: Option<PortLease>) {
+fn apply_lease(planner: &mut Planner, name: &LeaseName, lease: Option<PortLease>) {
     let record = lease.map(|lease| LeaseRecord { lease, ..LeaseRecord::default() });
-    planner.absorb(Event::Lease(node.to_owned(), record));
+    planner.absorb(Event::Lease(name.clone(), record));
 }
 
 /// Makes a pod, or deletes it, and does all that the controller does for that but the writing. Whether a lease changed.
@@ -155,9 +155,9 @@ fn pod_event(planner: &mut Planner, key: &PodKey, pod: Option<Pod>) -> bool {
         let planned = planner.last().slices.get(slice).cloned();
         planner.absorb(Event::Slice(slice.clone(), planned));
     }
-    for node in &parts.nodes {
-        let planned = planner.last().leases.get(node).cloned().flatten();
-        apply_lease(planner, node, planned);
+    for name in &parts.leases {
+        let planned = planner.last().leases.get(name).cloned().flatten();
+        apply_lease(planner, name, planned);
     }
     !parts.nodes.is_empty()
 }

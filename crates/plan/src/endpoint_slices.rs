@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::cluster::PodKey;
 use model::policy::PolicyKey;
+use model::short_name::shortened;
 
 use crate::selection::Selection;
 use crate::snapshot::{ClusterSnapshot, Endpoint, PolicyRecord, SliceKey, SliceRecord};
@@ -82,13 +83,7 @@ pub(crate) fn of_one(
 /// Name of a policy's slice. Names of different policies never meet: the last dash splits them.
 fn slice_name(policy: &str, index: usize) -> String {
     let suffix = format!("-{index}");
-    let room = MAX_NAME.saturating_sub(suffix.len());
-    if policy.len() <= room {
-        return format!("{policy}{suffix}");
-    }
-    let hash = format!("-{:016x}", fnv(policy));
-    let kept: String = policy.chars().take(room.saturating_sub(hash.len())).collect();
-    format!("{}{hash}{suffix}", kept.trim_end_matches(['-', '.']))
+    format!("{}{suffix}", shortened(policy, MAX_NAME.saturating_sub(suffix.len())))
 }
 
 /// Longest name of an object.
@@ -97,18 +92,5 @@ const MAX_NAME: usize = 253;
 /// A label's value for a policy's name: the name itself, or its beginning and a hash where it is too long for a label.
 #[must_use]
 pub fn label_value(policy: &str) -> String {
-    const MAX_LABEL: usize = 63;
-    if policy.len() <= MAX_LABEL {
-        return policy.to_owned();
-    }
-    let hash = format!("-{:016x}", fnv(policy));
-    let kept: String = policy.chars().take(MAX_LABEL - hash.len()).collect();
-    format!("{}{hash}", kept.trim_end_matches(['-', '.']))
-}
-
-/// FNV-1a: stable across versions and machines.
-fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    shortened(policy, 63)
 }

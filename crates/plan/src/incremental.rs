@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::EipPair;
 use model::cluster::{Pod, PodKey};
 use model::policy::PolicyKey;
+use model::port_lease::{LeaseName, parts_of};
 
 use crate::leases::{self, Holders};
 use crate::outcome::{self, Plan};
@@ -73,6 +74,8 @@ pub struct Parts {
     pub slices: BTreeSet<SliceKey>,
     /// Nodes with another lease
     pub nodes: BTreeSet<String>,
+    /// What is planned for these nodes, object by object
+    pub leases: BTreeSet<LeaseName>,
     /// EIPs whose ports were looked at
     pub eips: BTreeSet<EipPair>,
     /// Whether the cluster's networks were looked at
@@ -131,7 +134,7 @@ impl Planner {
                 }
                 let leases = before.iter().chain(&lease).flat_map(|lease| &lease.leases);
                 self.stale.eips.extend(leases.map(|lease| lease.eip));
-                self.stale.nodes.insert(name.clone());
+                self.stale.nodes.insert(name.node.clone());
                 self.snapshot.absorb(Event::UncertainLease(name, lease))
             }
             Event::Slice(key, slice) => self.slice(key, slice),
@@ -265,7 +268,7 @@ impl Planner {
         changed
     }
 
-    fn lease(&mut self, name: String, lease: Option<LeaseRecord>) -> bool {
+    fn lease(&mut self, name: LeaseName, lease: Option<LeaseRecord>) -> bool {
         let before = self.snapshot.leases.get(&name).cloned();
         if before == lease {
             return false;
@@ -311,7 +314,7 @@ impl Planner {
             return !self.stale.eips.is_empty();
         }
         self.stale.eips.extend(old.union(&new));
-        self.stale.nodes.insert(name.clone());
+        self.stale.nodes.insert(name.node.clone());
         self.snapshot.absorb(Event::Lease(name, lease))
     }
 
@@ -367,14 +370,15 @@ impl Planner {
         for eip in &eips {
             nodes.extend(self.plan_ports(*eip)?);
         }
+        let mut leases = BTreeSet::new();
         for node in &nodes {
-            self.plan_lease(node, &eips);
+            leases.extend(self.plan_lease(node, &eips));
         }
         if !eips.is_empty() {
             let ports = self.wakes.first().map(|(at_s, _)| *at_s);
             self.plan.wake_at_s = [ports, self.workings.moves_wake_at_s].into_iter().flatten().min();
         }
-        let mut parts = Parts { nodes, eips, networks, ..Parts::default() };
+        let mut parts = Parts { nodes, leases, eips, networks, ..Parts::default() };
         for key in policies {
             self.plan_slices(&key, &mut parts.slices);
             if self.plan_overlap(&key) {
@@ -416,22 +420,23 @@ impl Planner {
         Some(differ)
     }
 
-    /// Puts a node's lease together, of which only these EIPs may have changed.
-    fn plan_lease(&mut self, node: &str, eips: &BTreeSet<EipPair>) {
-        let known = self.plan.leases.remove(node).flatten().unwrap_or_default();
-        let mut leases: Vec<_> =
-            known.leases.into_iter().filter(|lease| !eips.contains(&lease.eip)).collect();
+    /// Puts the objects of a node's lease together, of which only these EIPs may have changed.
+    fn plan_lease(&mut self, node: &str, eips: &BTreeSet<EipPair>) -> Vec<LeaseName> {
+        let mut names: Vec<LeaseName> =
+            parts_of(&self.plan.leases, node).map(|(name, _)| name.clone()).collect();
+        let known: Vec<_> = names.iter().filter_map(|name| self.plan.leases.remove(name)?).collect();
+        let known = known.into_iter().flat_map(|lease| lease.leases);
+        let mut leases: Vec<_> = known.filter(|lease| !eips.contains(&lease.eip)).collect();
         for eip in eips {
             let plan = self.workings.ports.get(eip);
             let blocks = plan.and_then(|plan| Some((plan, plan.blocks.get(node)?)));
             leases.extend(blocks.map(|(plan, blocks)| leases::lease_of(*eip, plan, blocks)));
         }
         leases.sort_unstable_by_key(|lease| lease.eip);
-        let is_known =
-            self.snapshot.leases.contains_key(node) || self.snapshot.uncertain_leases.contains_key(node);
-        if is_known || !leases.is_empty() {
-            self.plan.leases.insert(node.to_owned(), leases::object(&self.snapshot, node, leases));
-        }
+        let objects = leases::of_node(&self.snapshot, node, leases);
+        names.extend(objects.iter().map(|(name, _)| name.clone()));
+        self.plan.leases.extend(objects);
+        names
     }
 
     fn plan_slices(&mut self, key: &PolicyKey, touched: &mut BTreeSet<SliceKey>) {
@@ -488,7 +493,8 @@ impl Planner {
                 let holders = parts.eips.iter().flat_map(|eip| {
                     let planned =
                         self.workings.ports.get(eip).into_iter().flat_map(|plan| plan.blocks.keys());
-                    planned.chain(self.holders.get(eip).into_iter().flatten())
+                    let recorded = self.holders.get(eip).into_iter().flatten();
+                    planned.chain(recorded.map(|name| &name.node))
                 });
                 let nodes = holders.chain(&parts.nodes).map(String::as_str).collect();
                 let in_use = |eip: EipPair| self.workings.uses.contains_key(&eip);

@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::policy::PolicyKey;
-use model::port_lease::{BlockRole, BlockState, EipLease, LeasedBlock, PortLease};
+use model::port_lease::{BlockRole, BlockState, EipLease, LeaseName, LeasedBlock, PortLease, parts_of};
 use model::{EipPair, PortBlock, PortSpace};
 
 use crate::eips::Allocation;
@@ -50,8 +50,8 @@ pub struct EipUse {
 
 /// Who uses each EIP in use.
 pub type EipUses = BTreeMap<EipPair, EipUse>;
-/// The nodes whose recorded leases name each EIP.
-pub type Holders = BTreeMap<EipPair, BTreeSet<String>>;
+/// The recorded leases that name each EIP.
+pub type Holders = BTreeMap<EipPair, BTreeSet<LeaseName>>;
 /// Blocks of a node and an EIP.
 pub type Blocks = BTreeMap<PortBlock, LeasedBlock>;
 
@@ -89,9 +89,9 @@ pub fn uses(gateways: &Gateways<'_>, allocation: &Allocation<'_>) -> EipUses {
 #[must_use]
 pub fn holders(snapshot: &ClusterSnapshot) -> Holders {
     let mut holders = Holders::new();
-    for (node, record) in &snapshot.leases {
+    for (name, record) in &snapshot.leases {
         for lease in &record.lease.leases {
-            holders.entry(lease.eip).or_default().insert(node.clone());
+            holders.entry(lease.eip).or_default().insert(name.clone());
         }
     }
     holders
@@ -146,7 +146,7 @@ pub fn of_eip(
     snapshot: &ClusterSnapshot,
     eip: EipPair,
     usage: Option<&EipUse>,
-    holders: Option<&BTreeSet<String>>,
+    holders: Option<&BTreeSet<LeaseName>>,
     wanting: &BTreeSet<&str>,
 ) -> EipPlan {
     let mut planner = Planner {
@@ -160,10 +160,10 @@ pub fn of_eip(
         },
     };
     let gateway_nodes = usage.map(|usage| &usage.gateway_nodes);
-    for node in holders.into_iter().flatten() {
+    for (node, held) in planner.held(holders) {
         let is_gateway = gateway_nodes.is_some_and(|nodes| nodes.contains(node));
-        planner.keep(node, BlockRole::Source, wanting.contains(node.as_str()));
-        planner.keep(node, BlockRole::Overflow, is_gateway);
+        planner.keep(node, &held, BlockRole::Source, wanting.contains(node));
+        planner.keep(node, &held, BlockRole::Overflow, is_gateway);
     }
     planner.reserve_freed();
     planner.reserve_uncertain();
@@ -176,6 +176,19 @@ pub fn of_eip(
     planner.plan
 }
 
+/// What an object says of the EIP.
+struct Held<'a> {
+    name: &'a LeaseName,
+    record: &'a LeaseRecord,
+    lease: &'a EipLease,
+}
+
+impl<'a> Held<'a> {
+    fn of_role(&self, role: BlockRole) -> impl Iterator<Item = &'a LeasedBlock> + use<'a> {
+        self.lease.blocks.iter().filter(move |leased| leased.role == role)
+    }
+}
+
 struct Planner<'a> {
     snapshot: &'a ClusterSnapshot,
     eip: EipPair,
@@ -186,7 +199,7 @@ struct Planner<'a> {
     plan: EipPlan,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
     fn space(&mut self, role: BlockRole) -> &mut PortSpace {
         let [source, overflow] = &mut self.spaces;
         match role {
@@ -195,19 +208,28 @@ impl Planner<'_> {
         }
     }
 
-    /// What stays with its holder, and in which state.
-    fn keep(&mut self, node: &str, role: BlockRole, is_wanted: bool) {
-        let (snapshot, eip) = (self.snapshot, self.eip);
-        let Some(record) = snapshot.leases.get(node) else { return };
-        for lease in record.lease.leases.iter().filter(|lease| lease.eip == eip) {
-            if self.plan.gateway.is_empty() {
-                self.plan.gateway.clone_from(&lease.gateway);
+    /// What each node holds, from whichever of its objects.
+    fn held(&self, holders: Option<&BTreeSet<LeaseName>>) -> BTreeMap<&'a str, Vec<Held<'a>>> {
+        let mut held: BTreeMap<&str, Vec<Held<'a>>> = BTreeMap::new();
+        for name in holders.into_iter().flatten() {
+            let Some((name, record)) = self.snapshot.leases.get_key_value(name) else { continue };
+            if let Some(lease) = record.lease.of_eip(self.eip) {
+                held.entry(&name.node).or_default().push(Held { name, record, lease });
             }
-            let blocks = lease.blocks.iter().filter(|leased| leased.role == role);
-            let current = current(blocks.clone(), is_wanted);
-            for leased in blocks {
+        }
+        held
+    }
+
+    /// What stays with its holder, and in which state.
+    fn keep(&mut self, node: &str, held: &[Held<'_>], role: BlockRole, is_wanted: bool) {
+        let current = current(held.iter().flat_map(|held| held.of_role(role)), is_wanted);
+        for held in held {
+            if self.plan.gateway.is_empty() {
+                self.plan.gateway.clone_from(&held.lease.gateway);
+            }
+            for leased in held.of_role(role) {
                 let is_current = current == Some(leased.block);
-                let fate = fate(snapshot, node, record, eip, leased.block, is_current);
+                let fate = fate(self.snapshot, held, self.eip, leased.block, is_current);
                 let Fate::Stay(state, until_s) = fate else {
                     self.freed.push(*leased);
                     continue;
@@ -273,14 +295,20 @@ impl Planner<'_> {
 
     /// Ports that a node says it uses; `None` as long as it speaks of other blocks than it has now.
     fn in_use(&self, node: &str) -> Option<i64> {
-        let record = self.snapshot.leases.get(node)?;
+        let record = self.record(node)?;
         let is_loaded = record.observed_generation >= record.lease.generation;
         record.ports_in_use.get(&self.eip).copied().filter(|_| is_loaded)
     }
 
+    /// The object in which a node speaks of the EIP.
+    fn record(&self, node: &str) -> Option<&'a LeaseRecord> {
+        let mut records = parts_of(&self.snapshot.leases, node).map(|(_, record)| record);
+        records.find(|record| record.lease.of_eip(self.eip).is_some())
+    }
+
     /// Ports that a node last said it uses, of whatever blocks.
     fn last_in_use(&self, node: &str) -> i64 {
-        let record = self.snapshot.leases.get(node);
+        let record = self.record(node);
         record.and_then(|record| record.ports_in_use.get(&self.eip).copied()).unwrap_or(0)
     }
 
@@ -395,24 +423,23 @@ enum Fate {
 
 fn fate(
     snapshot: &ClusterSnapshot,
-    node: &str,
-    record: &LeaseRecord,
+    held: &Held<'_>,
     eip: EipPair,
     block: PortBlock,
     is_current: bool,
 ) -> Fate {
-    let settings = &snapshot.settings;
+    let (settings, Held { name, record, .. }) = (&snapshot.settings, held);
     let until = |until_s: i64| {
         if until_s <= snapshot.now_s { Fate::Free } else { Fate::Stay(BlockState::Draining, Some(until_s)) }
     };
-    if !snapshot.nodes.contains_key(node) {
-        let since_s = snapshot.gone_since_s.get(node).copied().unwrap_or(snapshot.now_s);
+    if !snapshot.nodes.contains_key(&name.node) {
+        let since_s = snapshot.gone_since_s.get(&name.node).copied().unwrap_or(snapshot.now_s);
         return until(since_s.saturating_add(settings.rest_s));
     }
     if is_current {
         return Fate::Stay(BlockState::Active, None);
     }
-    let since_s = snapshot.draining_since_s.get(&(node.to_owned(), eip, block)).copied();
+    let since_s = snapshot.draining_since_s.get(&((*name).clone(), eip, block)).copied();
     let Some(since_s) = since_s else {
         let until_s = snapshot.now_s.saturating_add(settings.drain_s);
         return Fate::Stay(BlockState::Draining, Some(until_s));
@@ -455,24 +482,62 @@ fn take_up_to(space: &mut PortSpace, log2: u8) -> Option<PortBlock> {
     (PortBlock::MIN_LOG2..=log2).rev().find_map(|log2| space.take(log2))
 }
 
-/// The objects that say so: of nodes that hold or held something. That of a node that holds nothing now stays, for its
-/// generation must only grow.
+/// The objects that say so: of nodes that hold or held something. One that says nothing now stays, for its generation must
+/// only grow.
 #[must_use]
 pub fn objects(
     snapshot: &ClusterSnapshot,
     plans: &BTreeMap<EipPair, EipPlan>,
-) -> BTreeMap<String, Option<PortLease>> {
+) -> BTreeMap<LeaseName, Option<PortLease>> {
     let mut held: BTreeMap<&str, Vec<EipLease>> = BTreeMap::new();
     for (eip, plan) in plans {
         for (node, blocks) in &plan.blocks {
             held.entry(node).or_default().push(lease_of(*eip, plan, blocks));
         }
     }
-    let known = snapshot.leases.keys().chain(snapshot.uncertain_leases.keys()).map(String::as_str);
-    let nodes: BTreeSet<&str> = known.chain(held.keys().copied()).collect();
-    let objects = nodes
-        .into_iter()
-        .map(|node| (node.to_owned(), object(snapshot, node, held.remove(node).unwrap_or_default())));
+    let known = snapshot.leases.keys().chain(snapshot.uncertain_leases.keys());
+    let nodes: BTreeSet<&str> = known.map(|name| name.node.as_str()).chain(held.keys().copied()).collect();
+    let objects =
+        nodes.into_iter().flat_map(|node| of_node(snapshot, node, held.remove(node).unwrap_or_default()));
+    objects.collect()
+}
+
+/// The objects of a node that holds this, in the order of EIPs. An EIP stays in the object that it is in, and a new one goes to
+/// the first that has room.
+pub(crate) fn of_node(
+    snapshot: &ClusterSnapshot,
+    node: &str,
+    leases: Vec<EipLease>,
+) -> Vec<(LeaseName, Option<PortLease>)> {
+    let mut part_of: BTreeMap<EipPair, u16> = BTreeMap::new();
+    let mut parts: BTreeMap<u16, Vec<EipLease>> = BTreeMap::new();
+    let recorded = parts_of(&snapshot.leases, node).map(|(name, record)| (name, &record.lease));
+    for (name, lease) in recorded.chain(parts_of(&snapshot.uncertain_leases, node)) {
+        parts.entry(name.part).or_default();
+        for lease in &lease.leases {
+            part_of.entry(lease.eip).or_insert(name.part);
+        }
+    }
+    let (old, new): (Vec<_>, Vec<_>) = leases.into_iter().partition(|lease| part_of.contains_key(&lease.eip));
+    for lease in old {
+        let part = part_of.get(&lease.eip).copied().unwrap_or_default();
+        parts.entry(part).or_default().push(lease);
+    }
+    let mut first = 0;
+    for lease in new {
+        let has_room = |part: &u16| {
+            parts.get(part).is_none_or(|leases| leases.len() < snapshot.settings.eips_per_lease.max(1))
+        };
+        // More than all of the parts can hold is more than there are addresses in any cluster.
+        first = (first..u16::MAX).find(has_room).unwrap_or(u16::MAX);
+        parts.entry(first).or_default().push(lease);
+    }
+    let objects = parts.into_iter().map(|(part, mut leases)| {
+        leases.sort_unstable_by_key(|lease| lease.eip);
+        let name = LeaseName::new(node, part);
+        let object = object(snapshot, &name, leases);
+        (name, object)
+    });
     objects.collect()
 }
 
@@ -488,11 +553,11 @@ pub fn lease_of(eip: EipPair, plan: &EipPlan, blocks: &Blocks) -> EipLease {
     EipLease { gateway: plan.gateway.clone(), eip, blocks: blocks.values().copied().collect() }
 }
 
-/// The object of a node that holds this; `None`: there is to be none.
-#[must_use]
-pub fn object(snapshot: &ClusterSnapshot, node: &str, leases: Vec<EipLease>) -> Option<PortLease> {
-    let recorded = snapshot.leases.get(node).map(|record| &record.lease);
-    let uncertain = snapshot.uncertain_leases.get(node);
+/// The object that says this; `None`: there is to be none.
+fn object(snapshot: &ClusterSnapshot, name: &LeaseName, leases: Vec<EipLease>) -> Option<PortLease> {
+    let node = name.node.as_str();
+    let recorded = snapshot.leases.get(name).map(|record| &record.lease);
+    let uncertain = snapshot.uncertain_leases.get(name);
     // While the object is there no late creation of an earlier one can succeed.
     let gone_since_s = snapshot.gone_since_s.get(node).copied().unwrap_or(snapshot.now_s);
     let is_awaited = snapshot.now_s < object_ends_at_s(snapshot, gone_since_s);

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use model::cluster::ClusterNetworks;
 use model::policy::{EgressChoice, PolicyKey};
 use model::pool::Family;
-use model::port_lease::PortLease;
+use model::port_lease::{LeaseName, PortLease};
 use model::tunnel::Phase;
 use model::tunnel_mac::MacAddress;
 use model::{EipPair, Reason};
@@ -32,8 +32,8 @@ pub struct Plan {
     pub policies: BTreeMap<PolicyKey, PolicyPlan>,
     /// The tunnel of every node; tunnels of other names are to be deleted
     pub tunnels: BTreeMap<String, TunnelPlan>,
-    /// Leases by node; `None`: the object is to be deleted
-    pub leases: BTreeMap<String, Option<PortLease>>,
+    /// Leases; `None`: the object is to be deleted
+    pub leases: BTreeMap<LeaseName, Option<PortLease>>,
     /// Nodes that got no block of an EIP, because all its ports are leased
     pub unleased: BTreeSet<(EipPair, String)>,
     /// Status of EgressClusterInfo `default`, where that exists

@@ -1,6 +1,7 @@
 //! What the operator has set.
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use model::port_lease::EIPS_OF_AN_OBJECT;
 
 /// Settings of the controller, with the defaults of the chart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Settings {
     pub mark_base: u32,
     /// Entries of an endpoint slice
     pub max_endpoints_per_slice: usize,
+    /// EIPs that one EgressPortLease has room for
+    pub eips_per_lease: usize,
     /// The most ports of an EIP that a node's new connections get
     pub max_ports_per_node: u32,
     /// How long the port blocks of a node that is gone rest before they are given to another
@@ -53,6 +56,7 @@ impl Default for Settings {
             tunnel_subnet_v6: Ipv6Net::new_assert([0xfd11, 0, 0, 0, 0, 0, 0, 0].into(), 112),
             mark_base: model::mark::BASE,
             max_endpoints_per_slice: 100,
+            eips_per_lease: EIPS_OF_AN_OBJECT,
             // A third of what all nodes together have.
             max_ports_per_node: 16_384,
             // Longer than any state that a peer of the dead node's connections keeps about them at a gateway.

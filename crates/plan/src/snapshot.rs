@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use model::cluster::{ClusterInfo, ClusterNetworks, ControlPlaneRanges, Node, Pod, PodKey, PoolKind};
 use model::gateway::{Gateway, MoveRequest};
 use model::policy::{Policy, PolicyKey};
-use model::port_lease::{BlockState, PortLease};
+use model::port_lease::{BlockState, LeaseName, PortLease, parts_of};
 use model::selector::Labels;
 use model::tunnel::{Phase, Tunnel};
 use model::{EipPair, PortBlock, Reason};
@@ -34,10 +34,10 @@ pub struct ClusterSnapshot {
     pub policies: BTreeMap<PolicyKey, PolicyRecord>,
     /// EgressTunnels by the node's name
     pub tunnels: BTreeMap<String, TunnelRecord>,
-    /// EgressPortLeases by the node's name
-    pub leases: BTreeMap<String, LeaseRecord>,
-    /// What writes of EgressPortLeases may have left behind of which nobody knows yet how they ended, by the node's name
-    pub uncertain_leases: BTreeMap<String, PortLease>,
+    /// EgressPortLeases
+    pub leases: BTreeMap<LeaseName, LeaseRecord>,
+    /// What writes of EgressPortLeases may have left behind of which nobody knows yet how they ended
+    pub uncertain_leases: BTreeMap<LeaseName, PortLease>,
     /// EgressClusterInfo `default`
     pub cluster_info: Option<ClusterInfoRecord>,
     /// Endpoint slices of both kinds
@@ -57,7 +57,7 @@ pub struct ClusterSnapshot {
     /// Moves that have been asked for, by gateway and as they were written
     pub(crate) moving: BTreeMap<(String, String), Moving>,
     /// Since when blocks have been draining
-    pub(crate) draining_since_s: BTreeMap<(String, EipPair, PortBlock), i64>,
+    pub(crate) draining_since_s: BTreeMap<(LeaseName, EipPair, PortBlock), i64>,
 }
 
 /// A move that has been asked for.
@@ -264,9 +264,9 @@ pub enum Event {
     /// An EgressTunnel
     Tunnel(String, Option<TunnelRecord>),
     /// An EgressPortLease
-    Lease(String, Option<LeaseRecord>),
+    Lease(LeaseName, Option<LeaseRecord>),
     /// A write of an EgressPortLease that nobody knows the end of; `None`: no such write can succeed any more
-    UncertainLease(String, Option<PortLease>),
+    UncertainLease(LeaseName, Option<PortLease>),
     /// EgressClusterInfo `default`
     ClusterInfo(Option<ClusterInfoRecord>),
     /// An endpoint slice of either kind
@@ -329,7 +329,7 @@ impl ClusterSnapshot {
             Event::Tunnel(name, tunnel) => put(&mut self.tunnels, &name, tunnel),
             Event::Lease(name, lease) => {
                 let changed = put(&mut self.leases, &name, lease);
-                self.note_holder(&name);
+                self.note_holder(&name.node);
                 self.note_draining(&name);
                 changed
             }
@@ -354,7 +354,8 @@ impl ClusterSnapshot {
 
     /// Starts or forgets the rest of a holder's blocks.
     fn note_holder(&mut self, name: &str) {
-        if self.leases.contains_key(name) && !self.nodes.contains_key(name) {
+        let holds = parts_of(&self.leases, name).next().is_some();
+        if holds && !self.nodes.contains_key(name) {
             self.gone_since_s.entry(name.to_owned()).or_insert(self.now_s);
         } else {
             self.gone_since_s.remove(name);
@@ -376,7 +377,7 @@ impl ClusterSnapshot {
         }
     }
 
-    fn note_draining(&mut self, name: &str) {
+    fn note_draining(&mut self, name: &LeaseName) {
         let leases = self.leases.get(name).map(|record| record.lease.leases.as_slice()).unwrap_or_default();
         let draining: BTreeSet<(EipPair, PortBlock)> = leases
             .iter()
@@ -387,7 +388,7 @@ impl ClusterSnapshot {
         self.draining_since_s
             .retain(|(holder, eip, block), _| holder != name || draining.contains(&(*eip, *block)));
         for (eip, block) in draining {
-            self.draining_since_s.entry((name.to_owned(), eip, block)).or_insert(self.now_s);
+            self.draining_since_s.entry((name.clone(), eip, block)).or_insert(self.now_s);
         }
     }
 }

@@ -20,6 +20,7 @@ use model::cluster::{ClusterInfo, Node, Pod, PodCidrMode, PodKey};
 use model::gateway::Gateway;
 use model::policy::{EgressChoice, Namespaces, PodSelection, Policy, PolicyKey};
 use model::pool::Family;
+use model::port_lease::LeaseName;
 use model::selector::LabelSelector;
 use model::tunnel::Claim;
 use model::{EipPair, IpPool, Reason};
@@ -243,6 +244,11 @@ impl World {
             self.snapshot.policies.get(&key(policy)).and_then(|record| record.status.verdict.clone());
         verdict.map(|verdict| format!("{}: {}", verdict.code, verdict.message)).unwrap_or_default()
     }
+}
+
+/// The only part of a node's lease, while it holds few EIPs.
+pub(crate) fn whole(node: &str) -> LeaseName {
+    LeaseName::new(node, 0)
 }
 
 /// The parts of a plan that are about objects, and not about changes or times.

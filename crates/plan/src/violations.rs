@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use model::policy::{EgressChoice, PolicyKey};
-use model::port_lease::{BlockRole, BlockState};
+use model::port_lease::{BlockRole, BlockState, LeaseName, parts_of};
 use model::tunnel::Phase;
 use model::{EipPair, PortBlock};
 
@@ -103,14 +103,13 @@ pub(crate) fn of_part(snapshot: &ClusterSnapshot, plan: &Plan, part: &Part<'_>) 
 
 /// The entries of these nodes, or of all.
 fn of_nodes<'a, T>(
-    all: &'a BTreeMap<String, T>,
+    all: &'a BTreeMap<LeaseName, T>,
     part: Option<&Part<'_>>,
-) -> Box<dyn Iterator<Item = (&'a str, &'a T)> + 'a> {
+) -> Box<dyn Iterator<Item = (&'a LeaseName, &'a T)> + 'a> {
     match part {
-        None => Box::new(all.iter().map(|(node, value)| (node.as_str(), value))),
+        None => Box::new(all.iter()),
         Some(part) => {
-            let known = part.nodes.iter().filter_map(|node| all.get_key_value(*node));
-            let known: Vec<_> = known.map(|(node, value)| (node.as_str(), value)).collect();
+            let known: Vec<_> = part.nodes.iter().flat_map(|node| parts_of(all, node)).collect();
             Box::new(known.into_iter())
         }
     }
@@ -232,7 +231,8 @@ fn leases(
     found: &mut BTreeSet<Violation>,
 ) {
     let mut holders = Holders::new();
-    for (node, lease) in of_nodes(&plan.leases, part) {
+    for (name, lease) in of_nodes(&plan.leases, part) {
+        let node = name.node.as_str();
         let concerned =
             lease.iter().flat_map(|lease| &lease.leases).filter(|lease| concerns(part, lease.eip));
         for lease in concerned {
@@ -243,12 +243,12 @@ fn leases(
                 holders.entry(lease.eip).or_default().insert((leased.block.first(), node), leased.block);
             }
         }
-        let recorded = snapshot.leases.get(node).map(|record| &record.lease);
+        let recorded = snapshot.leases.get(name).map(|record| &record.lease);
         if let (Some(recorded), Some(lease)) = (recorded, lease)
             && recorded.leases != lease.leases
             && recorded.generation >= lease.generation
         {
-            found.insert(Violation::GenerationNotRaised(node.to_owned()));
+            found.insert(Violation::GenerationNotRaised(name.object()));
         }
     }
     for (eip, blocks) in &holders {
@@ -280,7 +280,8 @@ fn losses(
         }
     }
     let (now_s, settings) = (snapshot.now_s, &snapshot.settings);
-    for (eip, block, state, node) in undisputed(snapshot, part) {
+    for (eip, block, state, name) in undisputed(snapshot, part) {
+        let node = name.node.as_str();
         let planned = holders.get(&eip).map(|blocks| blocks.range((block.first(), "")..));
         let inside = planned.into_iter().flatten().take_while(|((first, _), _)| *first <= block.last());
         let kept: u32 =
@@ -297,7 +298,7 @@ fn losses(
             found.insert(Violation::LeaseTakenAway(eip, block, node.to_owned()));
         }
         let (since_s, rest_s) = if is_there {
-            let key = (node.to_owned(), eip, block);
+            let key = (name.clone(), eip, block);
             (snapshot.draining_since_s.get(&key), settings.rest_s.min(settings.drain_s))
         } else {
             (snapshot.gone_since_s.get(node), settings.rest_s)
@@ -311,16 +312,17 @@ fn losses(
 /// Blocks that a node may hold or not, as nobody knows how a write ended, and that no other one is known to hold.
 fn uncertain(snapshot: &ClusterSnapshot) -> Vec<(EipPair, &str, PortBlock)> {
     let mut blocks = Vec::new();
-    for (node, lease) in &snapshot.uncertain_leases {
+    for (name, lease) in &snapshot.uncertain_leases {
+        let node = name.node.as_str();
         for lease in &lease.leases {
             for leased in &lease.blocks {
                 let is_anothers =
-                    snapshot.leases.iter().filter(|(other, _)| *other != node).any(|(_, record)| {
+                    snapshot.leases.iter().filter(|(other, _)| other.node != node).any(|(_, record)| {
                         let same = record.lease.leases.iter().filter(|other| other.eip == lease.eip);
                         same.flat_map(|other| &other.blocks).any(|other| other.block.overlaps(&leased.block))
                     });
                 if !is_anothers {
-                    blocks.push((lease.eip, node.as_str(), leased.block));
+                    blocks.push((lease.eip, node, leased.block));
                 }
             }
         }
@@ -332,12 +334,12 @@ fn uncertain(snapshot: &ClusterSnapshot) -> Vec<(EipPair, &str, PortBlock)> {
 fn undisputed<'a>(
     snapshot: &'a ClusterSnapshot,
     part: Option<&Part<'_>>,
-) -> Vec<(EipPair, PortBlock, BlockState, &'a str)> {
-    let mut blocks: Vec<(EipPair, PortBlock, BlockState, &'a str)> = Vec::new();
-    for (node, record) in of_nodes(&snapshot.leases, part) {
+) -> Vec<(EipPair, PortBlock, BlockState, &'a LeaseName)> {
+    let mut blocks: Vec<(EipPair, PortBlock, BlockState, &'a LeaseName)> = Vec::new();
+    for (name, record) in of_nodes(&snapshot.leases, part) {
         for lease in record.lease.leases.iter().filter(|lease| concerns(part, lease.eip)) {
             let blocks_of = lease.blocks.iter();
-            blocks.extend(blocks_of.map(|leased| (lease.eip, leased.block, leased.state, node)));
+            blocks.extend(blocks_of.map(|leased| (lease.eip, leased.block, leased.state, name)));
         }
     }
     blocks.sort_unstable();

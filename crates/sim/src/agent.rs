@@ -10,6 +10,7 @@ use agent::status::{LeaseStatus, Standing, TunnelStatus};
 use datapath::view::{NodeView, Settings};
 use liveness::detector::TICK_MS;
 use liveness::{Engine, Message, Outgoing, Uplink};
+use model::port_lease::LeaseName;
 use runtime::writer::{Action, Part, Write};
 
 use crate::faults::Fault;
@@ -54,7 +55,7 @@ pub struct Agent {
     resync_at_ms: u64,
     ticked_ms: u64,
     written: Option<TunnelStatus>,
-    written_lease: Option<LeaseStatus>,
+    written_leases: BTreeMap<LeaseName, LeaseStatus>,
     again_at_ms: u64,
     /// It does not reach the API server before that
     pub cut_until_ms: u64,
@@ -112,7 +113,7 @@ impl Agent {
             resync_at_ms: now_ms,
             ticked_ms: now_ms / SLOWNESS,
             written: None,
-            written_lease: None,
+            written_leases: BTreeMap::new(),
             again_at_ms: 0,
             cut_until_ms: 0,
             is_behind: true,
@@ -242,8 +243,7 @@ impl Agent {
             self.engine.configure(now_ms / SLOWNESS, setup.topology.clone());
             self.setup = setup;
         }
-        let own = self.converger.objects().leases.get(&self.node);
-        self.standing.generation = own.map_or(0, |lease| lease.lease.generation);
+        self.standing.own_generations = self.converger.own_generations();
         self.standing.is_complete = outcome.complete;
         self.standing.passes += 1;
         self.is_behind = false;
@@ -260,12 +260,13 @@ impl Agent {
     /// Writes what its objects shall say.
     fn say(&mut self, around: &mut Surroundings<'_>, is_reachable: bool) -> bool {
         let wish = self.converger.wish(&self.standing);
-        let is_settled = wish.tunnel.as_ref().is_none_or(|tunnel| tunnel.told) && wish.lease.is_none();
+        let is_settled = wish.tunnel.as_ref().is_none_or(|tunnel| tunnel.told) && wish.leases.is_empty();
         if is_settled || !is_reachable {
             return false;
         }
         if around.now_ms >= self.again_at_ms {
-            (self.written, self.written_lease) = (None, None);
+            self.written = None;
+            self.written_leases.clear();
             self.again_at_ms = around.now_ms + AGAIN_MS;
         }
         let mut did = false;
@@ -274,27 +275,28 @@ impl Agent {
         {
             let now = around.server.wall();
             let patch = tunnel.status.patch(now, now);
-            if send(around, &self.write("egresstunnels", patch)).is_ok() {
+            if send(around, &self.write("egresstunnels", &self.node, patch)).is_ok() {
                 self.written = Some(tunnel.status);
             }
             did = true;
         }
-        if let Some(lease) = wish.lease
-            && self.written_lease.as_ref() != Some(&lease)
-        {
-            if send(around, &self.write("egressportleases", lease.patch())).is_ok() {
-                self.written_lease = Some(lease);
+        for (name, lease) in wish.leases {
+            if self.written_leases.get(&name) == Some(&lease) {
+                continue;
+            }
+            if send(around, &self.write("egressportleases", &name.object(), lease.patch())).is_ok() {
+                self.written_leases.insert(name, lease);
             }
             did = true;
         }
         did
     }
 
-    fn write(&self, plural: &str, patch: serde_json::Value) -> Write {
+    fn write(&self, plural: &str, name: &str, patch: serde_json::Value) -> Write {
         Write {
-            what: format!("{plural} {}", self.node),
+            what: format!("{plural} {name}"),
             collection: format!("/apis/{}/{plural}", api::names::API_VERSION),
-            name: self.node.clone(),
+            name: name.to_owned(),
             action: Action::Patch(Part::Status, patch),
         }
     }

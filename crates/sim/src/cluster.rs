@@ -81,10 +81,10 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Settings with short times, so that ports change hands often.
+/// Settings with short times, so that ports change hands often, and leases of several parts.
 #[must_use]
 pub fn settings() -> Settings {
-    Settings { rest_s: 20, drain_s: 60, ..Settings::default() }
+    Settings { rest_s: 20, drain_s: 60, eips_per_lease: 1, ..Settings::default() }
 }
 
 struct Cluster {

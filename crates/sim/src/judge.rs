@@ -73,7 +73,9 @@ impl Judge {
     /// No port has two holders, and none has another before it has rested.
     fn ports(&mut self, server: &Server, now_ms: u64) -> Result<(), String> {
         let mut now: BTreeMap<(EipPair, u16), (&str, bool)> = BTreeMap::new();
-        for ((_, node), lease) in leases(server) {
+        let leases: Vec<_> =
+            leases(server).map(|(_, lease)| (convert::lease_name(lease).node, lease)).collect();
+        for (node, lease) in &leases {
             let has_node = server.all(Kind::Node).contains_key(&(String::new(), node.clone()));
             for held in &convert::port_lease(lease).leases {
                 for leased in &held.blocks {

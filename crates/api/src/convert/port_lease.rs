@@ -1,9 +1,16 @@
 //! EgressPortLease.
 
-use model::port_lease::{BlockRole, BlockState, EipLease, LeasedBlock, PortLease};
+use model::port_lease::{BlockRole, BlockState, EipLease, LeaseName, LeasedBlock, PortLease};
 use model::{EipPair, PortBlock};
 
 use crate::v1beta1::{self, EgressPortLease, EgressPortLeaseSpec, EgressPortLeaseStatus, EipLeaseStatus};
+
+/// Which part of which node's lease this is: what it says, unless it is named otherwise.
+pub fn lease_name(object: &EgressPortLease) -> LeaseName {
+    let (spec, name) = (&object.spec, object.metadata.name.as_deref().unwrap_or_default());
+    let said = u16::try_from(spec.part).ok().map(|part| LeaseName::new(&spec.node_name, part));
+    said.filter(|said| said.object() == name).unwrap_or_else(|| LeaseName::new(name, 0))
+}
 
 /// What a node holds; a lease or a block that can't be read counts as not there.
 pub fn port_lease(object: &EgressPortLease) -> PortLease {
@@ -17,7 +24,15 @@ pub fn port_lease(object: &EgressPortLease) -> PortLease {
         })
     });
     let mut leases: Vec<EipLease> = leases.collect();
-    leases.sort_unstable_by_key(|lease| lease.eip);
+    leases.sort_by_key(|lease| lease.eip);
+    leases.dedup_by(|next, lease| {
+        let is_same = next.eip == lease.eip;
+        if is_same {
+            lease.blocks.append(&mut next.blocks);
+            lease.blocks.sort_unstable();
+        }
+        is_same
+    });
     PortLease { generation: object.spec.generation, leases }
 }
 
@@ -53,7 +68,7 @@ fn block(wire: &v1beta1::LeasedBlock) -> Option<LeasedBlock> {
 }
 
 /// The spec that says this.
-pub fn port_lease_spec(lease: &PortLease) -> EgressPortLeaseSpec {
+pub fn port_lease_spec(name: &LeaseName, lease: &PortLease) -> EgressPortLeaseSpec {
     let leases = lease.leases.iter().map(|lease| v1beta1::EipLease {
         gateway: lease.gateway.clone(),
         ipv4: lease.eip.v4().map(|address| address.to_string()).unwrap_or_default(),
@@ -61,6 +76,8 @@ pub fn port_lease_spec(lease: &PortLease) -> EgressPortLeaseSpec {
         blocks: lease.blocks.iter().map(wire_block).collect(),
     });
     EgressPortLeaseSpec {
+        node_name: name.node.clone(),
+        part: name.part.into(),
         generation: lease.generation,
         block_count: i64::try_from(lease.block_count()).unwrap_or(i64::MAX),
         leases: leases.collect(),

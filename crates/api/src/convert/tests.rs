@@ -1,8 +1,8 @@
 //! What users write, and what they are told.
 
-use kube_core::ObjectMeta;
 use model::Reason;
 use model::policy::{EgressChoice, PodSelection};
+use model::port_lease::LeaseName;
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -167,9 +167,36 @@ fn leases_read_back_as_they_are_written() {
     let lease = port_lease(&object);
     assert_eq!(lease.leases.len(), 2, "a lease of nothing is none");
     assert_eq!(lease.block_count(), 1, "a block that is not aligned is none");
-    let again =
-        EgressPortLease { metadata: ObjectMeta::default(), spec: port_lease_spec(&lease), status: None };
-    assert_eq!(port_lease(&again), lease);
+    let name = LeaseName::new("n", 2);
+    let mut again = EgressPortLease::named(&name.object());
+    again.spec = port_lease_spec(&name, &lease);
+    assert_eq!((port_lease(&again), lease_name(&again)), (lease, name));
+}
+
+#[test]
+fn a_lease_is_of_the_node_that_it_says_unless_it_is_named_otherwise() {
+    let named = |name: &str, spec: &str| {
+        let mut object: EgressPortLease = read(spec);
+        object.metadata.name = Some(name.to_owned());
+        lease_name(&object)
+    };
+    assert_eq!(named("n", "spec: {}"), LeaseName::new("n", 0));
+    assert_eq!(named("n", "spec: {nodeName: other}"), LeaseName::new("n", 0));
+    assert_eq!(named("n.part-1", "spec: {nodeName: n, part: 1}"), LeaseName::new("n", 1));
+    assert_eq!(named("n.part-1", "spec: {nodeName: n, part: -1}"), LeaseName::new("n.part-1", 0));
+}
+
+#[test]
+fn what_a_lease_says_twice_of_an_eip_counts_together() {
+    let object: EgressPortLease = read(
+        "spec:
+  leases:
+  - {gateway: g, ipv4: 10.6.1.1, blocks: [{first: 8192, size: 64}]}
+  - {gateway: g, ipv4: 10.6.1.1, blocks: [{first: 4096, size: 64}]}",
+    );
+    let lease = port_lease(&object);
+    let of_eip = lease.of_eip("10.6.1.1".parse().unwrap()).unwrap();
+    assert_eq!((lease.leases.len(), of_eip.blocks.len()), (1, 2));
 }
 
 proptest! {

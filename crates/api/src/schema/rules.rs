@@ -75,6 +75,17 @@ pub(crate) fn egress_ip() -> Value {
     ])
 }
 
+/// Of the spec of an EgressPortLease.
+pub(crate) fn port_lease_spec() -> Value {
+    written(&[Rule {
+        rule: "!has(oldSelf.nodeName) || oldSelf.nodeName == '' || \
+               (has(self.nodeName) && self.nodeName == oldSelf.nodeName && \
+               (has(self.part) ? self.part : 0) == (has(oldSelf.part) ? oldSelf.part : 0))",
+        message: "what a node holds is no other's; the controller makes an object for each",
+        field: ".nodeName",
+    }])
+}
+
 /// Of `spec.appliedTo`.
 pub(crate) fn applied_to() -> Value {
     written(&[

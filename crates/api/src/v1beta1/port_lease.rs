@@ -1,15 +1,16 @@
-//! EgressPortLease: the port blocks that a node holds. Has the node's name.
+//! EgressPortLease: the port blocks that a node holds. The first one of a node has its name.
 
 use kube_core::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::resource::{Column, custom_resource};
+use crate::schema;
 
 /// The port blocks that a node holds.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct EgressPortLease {
-    /// Standard metadata; the name is the node's.
+    /// Standard metadata; the name is the node's, or begins with it.
     #[serde(default)]
     pub metadata: ObjectMeta,
     /// What the controller has leased to the node.
@@ -22,11 +23,11 @@ pub struct EgressPortLease {
 
 custom_resource!(
     EgressPortLease, ClusterResourceScope,
-    "The blocks of EIPs' ports that a node holds: its pods leave with EIP:port of such a block. Made by the controller, named as the node.",
+    "The blocks of EIPs' ports that a node holds: its pods leave with EIP:port of such a block. Made by the controller; one object has room for 32 EIPs, the first one has the name of the node.",
     plural: "egressportleases", singular: "egressportlease", short: "epl",
     required: &["spec"],
     columns: &[
-        Column::new("node", "string", ".metadata.name"),
+        Column::new("node", "string", ".spec.nodeName"),
         Column::new("blocks", "integer", ".spec.blockCount"),
     ],
     always: { spec: EgressPortLeaseSpec }, optional: { status: EgressPortLeaseStatus }
@@ -35,7 +36,16 @@ custom_resource!(
 /// What the controller has leased to a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::port_lease_spec()))]
 pub struct EgressPortLeaseSpec {
+    /// The node. Where it is empty the object's name says it.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub node_name: String,
+    /// Which of the node's objects it is: 0 for the first one.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 65535))]
+    pub part: i64,
     /// Grows with every change of the leases.
     #[serde(default)]
     #[schemars(range(min = 0))]

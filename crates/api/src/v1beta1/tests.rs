@@ -114,7 +114,7 @@ fn names_and_columns_are_those_that_users_know() {
     EgressEndpointSlice egressendpointslices egep Namespaced: 
     EgressGateway egressgateways egw Cluster: ipv4DefaultEIP string .spec.ippools.ipv4DefaultEIP; ipv6DefaultEIP string .spec.ippools.ipv6DefaultEIP; clusterDefault boolean .spec.clusterDefault; ipv4Total integer .status.ipUsage.ipv4Total; ipv4Free integer .status.ipUsage.ipv4Free; ipv6Total integer .status.ipUsage.ipv6Total; ipv6Free integer .status.ipUsage.ipv6Free; ready string .status.conditions[?(@.type=="Ready")].status; reason string .status.conditions[?(@.type=="Ready")].reason
     EgressPolicy egresspolicies egp Namespaced: gateway string .spec.egressGatewayName; ipv4 string .status.eip.ipv4; ipv6 string .status.eip.ipv6; egressNode string .status.node; ready string .status.conditions[?(@.type=="Ready")].status; reason string .status.conditions[?(@.type=="Ready")].reason
-    EgressPortLease egressportleases epl Cluster: node string .metadata.name; blocks integer .spec.blockCount
+    EgressPortLease egressportleases epl Cluster: node string .spec.nodeName; blocks integer .spec.blockCount
     EgressTunnel egresstunnels egt Cluster: tunnelMac string .status.tunnel.mac; tunnelIPv4 string .status.tunnel.ipv4; tunnelIPv6 string .status.tunnel.ipv6; mark string .status.mark; phase string .status.phase; message string .status.message
     "#);
 }

@@ -2,7 +2,7 @@
 
 use kube::Resource;
 use kube::api::ObjectMeta;
-use model::port_lease::PortLease;
+use model::port_lease::{LeaseName, PortLease};
 use runtime::watch::Change;
 use runtime::writer::{Part, Write, WriteError, merge_patch};
 use serde::Serialize;
@@ -15,7 +15,7 @@ use crate::watches::Input;
 pub struct Job {
     /// What is written
     pub write: Write,
-    lease: Option<(String, PortLease)>,
+    lease: Option<(LeaseName, PortLease)>,
     read: Option<Read>,
 }
 
@@ -31,12 +31,12 @@ impl Job {
     }
 
     /// It makes this of a node's lease.
-    pub(super) fn of_lease(self, lease: Option<(String, PortLease)>) -> Self {
+    pub(super) fn of_lease(self, lease: Option<(LeaseName, PortLease)>) -> Self {
         Self { lease, ..self }
     }
 
-    /// The node and what its lease is to be, where it is a lease that is given.
-    pub(super) fn lease(&self) -> Option<&(String, PortLease)> {
+    /// Which lease and what it is to be, where it is a lease that is given.
+    pub(super) fn lease(&self) -> Option<&(LeaseName, PortLease)> {
         self.lease.as_ref()
     }
 

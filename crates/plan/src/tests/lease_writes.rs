@@ -4,7 +4,7 @@
 //! that succeed, are refused, get lost or are late.
 
 use model::policy::EgressChoice;
-use model::port_lease::PortLease;
+use model::port_lease::{LeaseName, PortLease, parts_of};
 use proptest::prelude::*;
 
 use super::*;
@@ -54,25 +54,25 @@ fn step() -> impl Strategy<Value = Step> {
 /// What the API server has, and what is on its way there.
 #[derive(Default)]
 struct Server {
-    objects: BTreeMap<String, (u64, PortLease)>,
-    late: Vec<(i64, String, Option<u64>, Option<PortLease>)>,
+    objects: BTreeMap<LeaseName, (u64, PortLease)>,
+    late: Vec<(i64, LeaseName, Option<u64>, Option<PortLease>)>,
     versions: u64,
 }
 
 impl Server {
-    fn version(&self, node: &str) -> Option<u64> {
-        self.objects.get(node).map(|(version, _)| *version)
+    fn version(&self, name: &LeaseName) -> Option<u64> {
+        self.objects.get(name).map(|(version, _)| *version)
     }
 
     /// Whether the write was the right one for what there is.
-    fn write(&mut self, node: &str, known: Option<u64>, lease: Option<&PortLease>) -> bool {
-        if self.version(node) != known {
+    fn write(&mut self, name: &LeaseName, known: Option<u64>, lease: Option<&PortLease>) -> bool {
+        if self.version(name) != known {
             return false;
         }
         self.versions += 1;
         match lease {
-            Some(lease) => self.objects.insert(node.to_owned(), (self.versions, lease.clone())),
-            None => self.objects.remove(node),
+            Some(lease) => self.objects.insert(name.clone(), (self.versions, lease.clone())),
+            None => self.objects.remove(name),
         };
         true
     }
@@ -80,16 +80,16 @@ impl Server {
     /// Two nodes that hold the same port of an EIP.
     fn clash(&self) -> Option<String> {
         let mut seen: Vec<(EipPair, model::PortBlock, &str)> = Vec::new();
-        for (node, (_, lease)) in &self.objects {
+        for (name, (_, lease)) in &self.objects {
             for lease in &lease.leases {
                 for leased in &lease.blocks {
                     let same = |(eip, block, _): &&(EipPair, model::PortBlock, &str)| {
                         *eip == lease.eip && block.overlaps(&leased.block)
                     };
                     if let Some((_, _, other)) = seen.iter().find(same) {
-                        return Some(format!("{} {}: {other} and {node}", lease.eip, leased.block));
+                        return Some(format!("{} {}: {other} and {name}", lease.eip, leased.block));
                     }
-                    seen.push((lease.eip, leased.block, node));
+                    seen.push((lease.eip, leased.block, &name.node));
                 }
             }
         }
@@ -101,23 +101,32 @@ struct Controller {
     world: World,
     server: Server,
     /// Versions of the objects as the controller knows them
-    known: BTreeMap<String, u64>,
+    known: BTreeMap<LeaseName, u64>,
 }
 
 impl Controller {
-    /// The watch, or an answer, tells what there is of a node.
-    fn see(&mut self, node: &str) {
-        let object = self.server.objects.get(node).cloned();
-        let version = object.as_ref().map(|(version, _)| *version);
-        if version.is_some() && version != self.known.get(node).copied() {
-            self.world.snapshot.absorb(Event::UncertainLease(node.to_owned(), None));
+    /// The watch tells what there is of a node.
+    fn see_node(&mut self, node: &str) {
+        let names = self.server.objects.keys().chain(self.known.keys());
+        let names: BTreeSet<LeaseName> = names.filter(|name| name.node == node).cloned().collect();
+        for name in names {
+            self.see(&name);
         }
-        let before = self.world.snapshot.leases.get(node).cloned().unwrap_or_default();
+    }
+
+    /// The watch, or an answer, tells what there is of an object.
+    fn see(&mut self, name: &LeaseName) {
+        let object = self.server.objects.get(name).cloned();
+        let version = object.as_ref().map(|(version, _)| *version);
+        if version.is_some() && version != self.known.get(name).copied() {
+            self.world.snapshot.absorb(Event::UncertainLease(name.clone(), None));
+        }
+        let before = self.world.snapshot.leases.get(name).cloned().unwrap_or_default();
         let record = object.map(|(_, lease)| LeaseRecord { lease, ..before });
-        self.world.snapshot.absorb(Event::Lease(node.to_owned(), record));
+        self.world.snapshot.absorb(Event::Lease(name.clone(), record));
         match version {
-            Some(version) => self.known.insert(node.to_owned(), version),
-            None => self.known.remove(node),
+            Some(version) => self.known.insert(name.clone(), version),
+            None => self.known.remove(name),
         };
     }
 
@@ -127,8 +136,8 @@ impl Controller {
         let mut fates = fates.iter().copied().cycle();
         for losing in [true, false] {
             let mut is_complete = true;
-            for (node, planned) in &plan.leases {
-                let record = self.world.snapshot.leases.get(node).cloned();
+            for (name, planned) in &plan.leases {
+                let record = self.world.snapshot.leases.get(name).cloned();
                 let known = record.as_ref().map(|record| record.lease.clone());
                 if known == *planned {
                     continue;
@@ -142,16 +151,16 @@ impl Controller {
                 if blocks(&known).is_subset(&blocks(planned)) == losing {
                     continue;
                 }
-                let version = self.known.get(node).copied();
+                let version = self.known.get(name).copied();
                 match fates.next().unwrap_or(Fate::Done) {
-                    Fate::Done if self.server.write(node, version, planned.as_ref()) => self.see(node),
+                    Fate::Done if self.server.write(name, version, planned.as_ref()) => self.see(name),
                     Fate::Done => is_complete = false,
                     fate => {
                         is_complete = false;
                         if fate == Fate::Late {
                             self.server.late.push((
                                 self.world.snapshot.now_s,
-                                node.clone(),
+                                name.clone(),
                                 version,
                                 planned.clone(),
                             ));
@@ -159,7 +168,7 @@ impl Controller {
                         if let Some(lease) = planned {
                             self.world
                                 .snapshot
-                                .absorb(Event::UncertainLease(node.clone(), Some(lease.clone())));
+                                .absorb(Event::UncertainLease(name.clone(), Some(lease.clone())));
                         }
                     }
                 }
@@ -188,10 +197,14 @@ impl Controller {
                 self.world.remove(Event::Policy(key(&format!("n/p{policy}")), None));
             }
             Step::Report(node, used) => {
-                let Some(mut record) = self.world.snapshot.leases.get(&name(node)).cloned() else { return };
-                record.observed_generation = record.lease.generation;
-                record.ports_in_use = record.lease.leases.iter().map(|lease| (lease.eip, used)).collect();
-                self.world.snapshot.absorb(Event::Lease(name(node), Some(record)));
+                let node = name(node);
+                let parts = parts_of(&self.world.snapshot.leases, &node);
+                let parts: Vec<_> = parts.map(|(name, record)| (name.clone(), record.clone())).collect();
+                for (name, mut record) in parts {
+                    record.observed_generation = record.lease.generation;
+                    record.ports_in_use = record.lease.leases.iter().map(|lease| (lease.eip, used)).collect();
+                    self.world.snapshot.absorb(Event::Lease(name, Some(record)));
+                }
             }
             Step::Pass(seconds) => {
                 self.world.pass_s(seconds);
@@ -205,12 +218,11 @@ impl Controller {
                     self.server.write(&node, version, lease.as_ref());
                 }
             }
-            Step::Watch(node) => self.see(&name(node)),
+            Step::Watch(node) => self.see_node(&name(node)),
             Step::Restart => {
                 // A controller begins to lead later than any write of the last one can arrive.
                 self.server.late.clear();
-                let old =
-                    std::mem::replace(&mut self.world.snapshot, ClusterSnapshot::new(Settings::default()));
+                let old = std::mem::replace(&mut self.world.snapshot, ClusterSnapshot::new(settings()));
                 for event in super::properties::events(&old) {
                     if !matches!(event, Event::Lease(..)) {
                         self.world.snapshot.absorb(event);
@@ -225,6 +237,11 @@ impl Controller {
     }
 }
 
+/// Of several EIPs a node has several objects.
+fn settings() -> Settings {
+    Settings { eips_per_lease: 1, ..Settings::default() }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
@@ -233,6 +250,7 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..60),
     ) {
         let mut world = World::new();
+        world.snapshot.settings = settings();
         world.node("node-0", true).node("node-1", false);
         world.gateway("g", &["10.6.0.1-10.6.0.2"]).policy("n/p0", "g", EgressChoice::Unshared);
         let mut controller = Controller { world, server: Server::default(), known: BTreeMap::new() };
@@ -243,7 +261,7 @@ proptest! {
         // When the trouble ends, so does all uncertainty.
         for _ in 0..4 {
             for node in 0..6 {
-                controller.see(&format!("node-{node}"));
+                controller.see_node(&format!("node-{node}"));
             }
             controller.write(&[Fate::Done]);
         }

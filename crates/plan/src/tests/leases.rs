@@ -15,6 +15,11 @@ fn blocks_are_the_largest_of_which_every_node_gets_one_out_of_half() {
     }
 }
 
+/// Nodes of which there is a lease.
+fn holders(plan: &Plan) -> Vec<&str> {
+    plan.leases.keys().map(|name| name.node.as_str()).collect()
+}
+
 #[test]
 fn blocks_stay_as_they_are_when_nodes_come() {
     let mut world = three_nodes();
@@ -25,9 +30,9 @@ fn blocks_stay_as_they_are_when_nodes_come() {
     }
     let after = world.settle().leases;
     for node in ["a", "b", "c"] {
-        assert_eq!(before[node], after[node]);
+        assert_eq!(before[&whole(node)], after[&whole(node)]);
     }
-    assert_eq!(after["h"].as_ref().unwrap().leases[0].blocks[0].block.size(), 2048);
+    assert_eq!(after[&whole("h")].as_ref().unwrap().leases[0].blocks[0].block.size(), 2048);
 }
 
 #[test]
@@ -35,19 +40,19 @@ fn the_block_of_a_node_that_is_gone_rests_before_it_is_free() {
     let mut world = three_nodes();
     world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
     world.settle();
-    let block = world.snapshot.leases["c"].lease.leases[0].blocks[0].block;
+    let block = world.snapshot.leases[&whole("c")].lease.leases[0].blocks[0].block;
     world.remove(Event::Node("c".to_owned(), None));
     let plan = world.settle();
     assert_eq!(plan.wake_at_s, Some(world.snapshot.settings.rest_s));
-    assert_eq!(plan.leases["c"].as_ref().unwrap().leases[0].blocks[0].state, BlockState::Draining);
+    assert_eq!(plan.leases[&whole("c")].as_ref().unwrap().leases[0].blocks[0].state, BlockState::Draining);
     world.node("d", false);
     let plan = world.settle();
-    assert!(!plan.leases["d"].as_ref().unwrap().leases[0].blocks[0].block.overlaps(&block));
+    assert!(!plan.leases[&whole("d")].as_ref().unwrap().leases[0].blocks[0].block.overlaps(&block));
     world.pass_s(119);
-    assert!(world.settle().leases["c"].is_some());
+    assert!(world.settle().leases[&whole("c")].is_some());
     world.pass_s(1);
     let plan = world.step();
-    assert_eq!((plan.leases["c"].clone(), plan.wake_at_s), (None, None));
+    assert_eq!((plan.leases[&whole("c")].clone(), plan.wake_at_s), (None, None));
 }
 
 #[test]
@@ -55,13 +60,13 @@ fn a_node_that_returns_in_time_has_its_block_again() {
     let mut world = three_nodes();
     world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
     world.settle();
-    let before = world.snapshot.leases["c"].lease.leases.clone();
+    let before = world.snapshot.leases[&whole("c")].lease.leases.clone();
     world.remove(Event::Node("c".to_owned(), None));
     world.settle();
     world.pass_s(60).node("c", false);
     world.settle();
-    assert_eq!(world.snapshot.leases["c"].lease.leases, before);
-    assert_eq!(world.snapshot.leases["c"].lease.generation, 3);
+    assert_eq!(world.snapshot.leases[&whole("c")].lease.leases, before);
+    assert_eq!(world.snapshot.leases[&whole("c")].lease.generation, 3);
 }
 
 #[test]
@@ -71,24 +76,27 @@ fn blocks_of_an_eip_that_nobody_uses_drain_until_they_are_idle() {
     world.settle();
     world.remove(Event::Policy(key("n/p"), None));
     let plan = world.settle();
-    assert_eq!(plan.leases["a"].as_ref().unwrap().leases[0].blocks[0].state, BlockState::Draining);
+    assert_eq!(plan.leases[&whole("a")].as_ref().unwrap().leases[0].blocks[0].state, BlockState::Draining);
     // In use again: the same block serves again.
     world.policy("n/q", "g", Default);
-    assert_eq!(world.settle().leases["a"].as_ref().unwrap().leases[0].blocks[0].state, BlockState::Active);
+    assert_eq!(
+        world.settle().leases[&whole("a")].as_ref().unwrap().leases[0].blocks[0].state,
+        BlockState::Active
+    );
     world.remove(Event::Policy(key("n/q"), None));
     world.settle();
     // One node says that there are no connections any more, the others say nothing.
-    let mut record = world.snapshot.leases["a"].clone();
+    let mut record = world.snapshot.leases[&whole("a")].clone();
     record.observed_generation = record.lease.generation;
     record.ports_in_use.insert(eip("10.6.1.1"), 0);
-    world.snapshot.absorb(Event::Lease("a".to_owned(), Some(record)));
+    world.snapshot.absorb(Event::Lease(whole("a"), Some(record)));
     world.pass_s(world.snapshot.settings.rest_s);
     world.step();
-    assert_eq!(world.snapshot.leases["a"].lease.block_count(), 0);
-    assert_eq!(world.snapshot.leases["b"].lease.block_count(), 2);
+    assert_eq!(world.snapshot.leases[&whole("a")].lease.block_count(), 0);
+    assert_eq!(world.snapshot.leases[&whole("b")].lease.block_count(), 2);
     world.pass_s(world.snapshot.settings.drain_s);
     world.step();
-    assert_eq!(world.snapshot.leases["b"].lease.block_count(), 0);
+    assert_eq!(world.snapshot.leases[&whole("b")].lease.block_count(), 0);
 }
 
 #[test]
@@ -123,7 +131,7 @@ fn a_cluster_that_grows_splits_large_blocks_before_ports_run_out() {
 fn what_is_split_off_drains_and_stays_with_its_holder() {
     let mut world = World::new();
     world.node("a", true).gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
-    let before = world.settle().leases["a"].clone().unwrap().leases[0].blocks[0].block;
+    let before = world.settle().leases[&whole("a")].clone().unwrap().leases[0].blocks[0].block;
     for number in 0..12 {
         world.node(&format!("later-{number:02}"), false);
         world.settle();
@@ -144,18 +152,21 @@ fn in_a_large_cluster_only_nodes_that_run_selected_pods_hold_blocks() {
     world.gateway("g", &["10.6.168.1"]).policy("n/p", "g", Default);
     // A pod of the host's network needs none.
     world.pod("n", "host", "p", |pod| (pod.node, pod.host_network) = ("node-003".to_owned(), true));
-    assert_eq!(world.settle().leases.keys().collect::<Vec<_>>(), ["node-000"], "the gateway's, for overflow");
+    assert_eq!(holders(&world.settle()), ["node-000"], "the gateway's, for overflow");
     // Bound, and without an address yet: the block is there before the pod's first packet.
     world.pod("n", "first", "p", |pod| {
         pod.node = "node-007".to_owned();
         pod.addresses.clear();
     });
     let plan = world.settle();
-    assert_eq!(plan.leases.keys().collect::<Vec<_>>(), ["node-000", "node-007"]);
+    assert_eq!(holders(&plan), ["node-000", "node-007"]);
     let key = PodKey { namespace: "n".to_owned(), name: "first".to_owned() };
     world.remove(Event::Pod(key, None));
     let plan = world.settle();
-    assert_eq!(plan.leases["node-007"].as_ref().unwrap().leases[0].blocks[0].state, BlockState::Draining);
+    assert_eq!(
+        plan.leases[&whole("node-007")].as_ref().unwrap().leases[0].blocks[0].state,
+        BlockState::Draining
+    );
 }
 
 #[test]
@@ -183,17 +194,17 @@ fn an_eip_has_as_many_of_the_smallest_blocks_as_we_say() {
 }
 
 fn source_blocks(world: &World, node: &str) -> Vec<LeasedBlock> {
-    let leases = &world.snapshot.leases[node].lease.leases;
+    let leases = &world.snapshot.leases[&whole(node)].lease.leases;
     let blocks = leases.iter().flat_map(|lease| &lease.blocks);
     blocks.filter(|leased| leased.role == BlockRole::Source).copied().collect()
 }
 
 /// The node's agent says that it has loaded its lease, and how many ports it uses.
 fn report(world: &mut World, node: &str, used: i64) {
-    let mut record = world.snapshot.leases[node].clone();
+    let mut record = world.snapshot.leases[&whole(node)].clone();
     record.observed_generation = record.lease.generation;
     record.ports_in_use.insert(eip("10.6.1.1"), used);
-    world.snapshot.absorb(Event::Lease(node.to_owned(), Some(record)));
+    world.snapshot.absorb(Event::Lease(whole(node), Some(record)));
 }
 
 #[test]
@@ -227,7 +238,7 @@ fn gateways_hold_blocks_of_the_upper_quarter_for_nodes_without() {
     world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
     world.settle();
     let overflow = |world: &World, node: &str| -> Vec<(String, BlockState)> {
-        let leases = &world.snapshot.leases[node].lease.leases;
+        let leases = &world.snapshot.leases[&whole(node)].lease.leases;
         let blocks = leases.iter().flat_map(|lease| &lease.blocks);
         let blocks = blocks.filter(|leased| leased.role == BlockRole::Overflow);
         blocks.map(|leased| (leased.block.to_string(), leased.state)).collect()
@@ -276,7 +287,7 @@ fn a_gateway_alone_holds_no_more_for_overflow_than_others_find_as_well() {
     let mut world = World::new();
     world.node("a", true).gateway("g", &["10.6.1.1"]).policy("n/p", "g", Default);
     world.settle();
-    let blocks = &world.snapshot.leases["a"].lease.leases[0].blocks;
+    let blocks = &world.snapshot.leases[&whole("a")].lease.leases[0].blocks;
     let overflow: Vec<u32> = blocks
         .iter()
         .filter(|leased| leased.role == BlockRole::Overflow)
@@ -293,10 +304,10 @@ fn a_draining_block_that_nothing_uses_is_free_after_the_rest_while_the_node_goes
     let first = source_blocks(&world, "c")[0].block;
     report(&mut world, "c", 4000);
     world.settle();
-    let mut record = world.snapshot.leases["c"].clone();
+    let mut record = world.snapshot.leases[&whole("c")].clone();
     record.observed_generation = record.lease.generation;
     record.idle.insert((eip("10.6.1.1"), first.first()));
-    world.snapshot.absorb(Event::Lease("c".to_owned(), Some(record)));
+    world.snapshot.absorb(Event::Lease(whole("c"), Some(record)));
     world.pass_s(world.snapshot.settings.rest_s - 1);
     world.settle();
     assert_eq!(source_blocks(&world, "c").len(), 2);
@@ -346,12 +357,48 @@ fn a_busy_node_keeps_its_ports_while_it_has_not_loaded_its_latest_lease() {
     world.node("busy", false).node("other", false);
     world.settle();
     report(&mut world, "busy", 5000);
-    let mut record = world.snapshot.leases["busy"].clone();
+    let mut record = world.snapshot.leases[&whole("busy")].clone();
     record.observed_generation -= 1;
-    world.snapshot.absorb(Event::Lease("busy".to_owned(), Some(record)));
+    world.snapshot.absorb(Event::Lease(whole("busy"), Some(record)));
     for number in 0..12 {
         world.node(&format!("late-{number:02}"), false);
         world.settle();
     }
     assert_eq!(source_blocks(&world, "busy")[0].block.size(), 8192);
+}
+
+/// The EIPs that each part of a node's lease has.
+fn parts(world: &World, node: &str) -> Vec<Vec<EipPair>> {
+    let parts = model::port_lease::parts_of(&world.snapshot.leases, node);
+    parts.map(|(_, record)| record.lease.leases.iter().map(|lease| lease.eip).collect()).collect()
+}
+
+#[test]
+fn an_eip_stays_in_its_part_and_a_new_one_fills_the_first_gap() {
+    let mut world = three_nodes();
+    world.snapshot.settings.eips_per_lease = 2;
+    world.gateway("g", &["10.6.1.1-10.6.1.9"]);
+    for policy in ["n/p1", "n/p2", "n/p3", "n/p4", "n/p5"] {
+        world.policy(policy, "g", EgressChoice::Unshared);
+    }
+    world.settle();
+    let eips = |last: &[u8]| last.iter().map(|last| eip(&format!("10.6.1.{last}"))).collect::<Vec<_>>();
+    assert_eq!(parts(&world, "b"), [eips(&[1, 2]), eips(&[3, 4]), eips(&[5])]);
+    let generations = |world: &World| {
+        let parts = model::port_lease::parts_of(&world.snapshot.leases, "b");
+        parts.map(|(_, record)| record.lease.generation).collect::<Vec<_>>()
+    };
+    let before = generations(&world);
+    // Of one policy less, and one more with another address, the part that had the EIP is all that changes.
+    world.remove(Event::Policy(key("n/p3"), None));
+    world.settle();
+    world.pass_s(world.snapshot.settings.drain_s);
+    world.settle();
+    assert_eq!(parts(&world, "b"), [eips(&[1, 2]), eips(&[4]), eips(&[5])]);
+    world.policy("n/p6", "g", EgressChoice::Exactly(eip("10.6.1.9")));
+    world.settle();
+    assert_eq!(parts(&world, "b"), [eips(&[1, 2]), eips(&[4, 9]), eips(&[5])]);
+    let after = generations(&world);
+    assert_eq!((before[0], before[2]), (after[0], after[2]));
+    assert!(after[1] > before[1]);
 }

@@ -427,8 +427,8 @@ fn the_judge_sees_what_is_wrong() {
         violations(&world.snapshot, &plan)
     };
     let twice = judged(&|plan| {
-        let lease = plan.leases["a"].clone();
-        plan.leases.insert("b".to_owned(), lease);
+        let lease = plan.leases[&whole("a")].clone();
+        plan.leases.insert(whole("b"), lease);
     });
     assert!(twice.iter().any(|violation| matches!(violation, Violation::PortTwice(..))), "{twice:?}");
     let moved = judged(&|plan| {
@@ -445,7 +445,7 @@ fn the_judge_sees_what_is_wrong() {
         "{moved:?}"
     );
     let gone = judged(&|plan| {
-        plan.leases.insert("a".to_owned(), None);
+        plan.leases.insert(whole("a"), None);
     });
     assert!(gone.iter().any(|violation| matches!(violation, Violation::LeaseTakenAway(..))), "{gone:?}");
     let same = judged(&|plan| {
