@@ -15,6 +15,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use model::port_lease::{LeaseName, PortLease};
 use serde_json::json;
 
 use crate::harness::{Cluster, SYSTEM, WEBHOOK, policy};
@@ -232,8 +233,22 @@ async fn an_agent_writes_objects_of_its_own_node_only() {
         "{beat}"
     );
 
-    // Neither the controller's lease nor its part of the own tunnel.
+    // Every part of its own lease, and none of another's.
+    for node in ["a", "b"] {
+        let name = LeaseName::new(node, 1);
+        let mut part = EgressPortLease::named(&name.object());
+        part.spec = api::convert::port_lease_spec(&name, &PortLease::default());
+        leases.create(&PostParams::default(), &part).await.expect("created");
+    }
+    let as_agent: Api<EgressPortLease> = Api::all(agent.clone());
     let parameters = PatchParams::default();
+    let report = Patch::Merge(json!({"status": {"observedGeneration": 1}}));
+    as_agent.patch_status("a.part-1", &parameters, &report).await.expect("written");
+    let written = as_agent.patch_status("b.part-1", &parameters, &report).await;
+    let error = written.expect_err("refused").to_string();
+    assert!(error.contains("the agent of node a may write a only, and not b.part-1"), "{error}");
+
+    // Neither the controller's lease nor its part of the own tunnel.
     let steal = Patch::Merge(json!({"spec": {"holderIdentity": "a"}}));
     let beats: Api<Lease> = Api::namespaced(agent.clone(), SYSTEM);
     let error = beats.patch("egressgateway", &parameters, &steal).await.expect_err("refused").to_string();
