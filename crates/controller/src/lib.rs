@@ -23,6 +23,7 @@ mod clock;
 mod diagnosis;
 mod events;
 mod metrics;
+mod pace;
 mod record;
 mod render;
 pub mod replica;

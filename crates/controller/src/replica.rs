@@ -151,7 +151,8 @@ impl Replica {
             Some(now)
         } else {
             let wake_at = wake_at_s.map(|at_s| Duration::from_secs(u64::try_from(at_s).unwrap_or(0)));
-            wake_at.map(|at| at.max(now + Duration::from_secs(1)))
+            let wake_at = wake_at.map(|at| at.max(now + Duration::from_secs(1)));
+            [wake_at, self.state.pace.next_due()].into_iter().flatten().min()
         };
         told
     }

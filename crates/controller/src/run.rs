@@ -8,7 +8,6 @@ use anyhow::Context;
 use api::v1beta1::EgressPortLease;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use model::port_lease::EIPS_OF_AN_OBJECT;
 use plan::{Failover, Settings};
 use runtime::admin::{self, Health};
 use runtime::config::{Config, Feature};
@@ -154,13 +153,13 @@ fn settings(feature: &Feature) -> Settings {
         mark_base: feature.mark_base,
         max_endpoints_per_slice: feature.max_endpoints_per_slice,
         max_ports_per_node: feature.max_ports_per_node,
-        eips_per_lease: EIPS_OF_AN_OBJECT,
         rest_s: feature.port_rest_s.into(),
         drain_s: feature.port_drain_s.into(),
         failover: feature.failover.map(|failover| Failover {
             update_s: failover.update_s.into(),
             timeout_s: failover.timeout_s.into(),
         }),
+        ..Settings::default()
     }
 }
 
@@ -371,14 +370,15 @@ impl Planner {
             }
         };
         self.metrics.planned(plan, &changed, took);
-        let (now, start) = (Clock::wall(), Instant::now());
+        let (wall, now, start) = (Clock::wall(), self.clock.now(), Instant::now());
         let state = &mut self.replica.state;
-        let outcome = write::write(&self.client, state, changed, now.clone(), || *leads.borrow()).await;
+        let leads = || *leads.borrow();
+        let outcome = write::write(&self.client, state, changed, wall.clone(), now, leads).await;
         self.metrics.written(outcome, start.elapsed());
         if outcome != write::Outcome::default() {
             debug!(?outcome, planned = ?took, written = ?start.elapsed(), "plan written");
         }
         let told = self.replica.written(self.clock.now(), outcome, notices);
-        events::publish(&self.client, &self.replica.state, &told, &self.reporter, &now).await;
+        events::publish(&self.client, &self.replica.state, &told, &self.reporter, &wall).await;
     }
 }

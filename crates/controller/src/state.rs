@@ -18,6 +18,7 @@ use plan::snapshot::SliceKey;
 use plan::{ClusterSnapshot, Event, Planner, Settings};
 use runtime::watch::Change;
 
+use crate::pace::Pace;
 use crate::record;
 use crate::watches::{Input, Kind};
 
@@ -33,6 +34,9 @@ pub struct State {
     pub(crate) cluster_infos: BTreeMap<String, EgressClusterInfo>,
     pub(crate) slices: BTreeMap<SliceKey, EgressEndpointSlice>,
     pub(crate) cluster_slices: BTreeMap<SliceKey, EgressClusterEndpointSlice>,
+    /// When statuses of gateways are written
+    pub(crate) pace: Pace,
+    pub(crate) settings: Settings,
     listed: BTreeSet<Kind>,
 }
 
@@ -41,7 +45,8 @@ impl State {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
-            planner: Planner::new(settings),
+            planner: Planner::new(settings.clone()),
+            settings,
             gateways: BTreeMap::new(),
             policies: BTreeMap::new(),
             cluster_policies: BTreeMap::new(),
@@ -50,6 +55,7 @@ impl State {
             cluster_infos: BTreeMap::new(),
             slices: BTreeMap::new(),
             cluster_slices: BTreeMap::new(),
+            pace: Pace::default(),
             listed: BTreeSet::new(),
         }
     }

@@ -13,18 +13,18 @@ use std::time::Duration;
 use api::names;
 use api::resource::CustomResource;
 use api::v1beta1::{
-    EgressClusterEndpointSlice, EgressClusterPolicy, EgressEndpoint, EgressEndpointSlice, EgressPolicy,
-    EgressPolicyStatus, EgressPortLease, EgressTunnel, condition,
+    EgressClusterEndpointSlice, EgressClusterPolicy, EgressEndpoint, EgressEndpointSlice, EgressGateway,
+    EgressPolicy, EgressPolicyStatus, EgressPortLease, EgressTunnel, condition,
 };
 use futures::{StreamExt, stream};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
 use kube::Client;
 use kube::api::ObjectMeta;
 use model::port_lease::PortLease;
 use model::tunnel::Tunnel;
 use model::{EipPair, PortBlock};
 use plan::endpoint_slices::label_value;
-use plan::outcome::TunnelPlan;
+use plan::outcome::{GatewayPlan, TunnelPlan};
 use plan::snapshot::{SliceKey, SliceRecord};
 use plan::{Changed, Parts, Plan};
 use runtime::writer::{Part, WriteError};
@@ -33,6 +33,7 @@ use tracing::{debug, warn};
 
 pub use self::job::Job;
 use self::job::{create_job, delete_job, patch_job, set_finalizer, with_ours};
+use crate::pace::only_lists_others;
 use crate::render;
 use crate::state::State;
 use crate::watches::Input;
@@ -70,7 +71,8 @@ const STEPS: [Step; 6] =
 /// The writes of one plan, step by step. What goes into it are answers, what comes out are the next writes.
 pub struct Writes {
     changed: Changed,
-    now: Time,
+    wall: Time,
+    now: Duration,
     /// How many steps have been begun
     begun: usize,
     /// What had become of them before the last one
@@ -79,10 +81,11 @@ pub struct Writes {
 }
 
 impl Writes {
-    /// Of the last plan of a state, of which this has changed. The time is what people read.
+    /// Of the last plan of a state, of which this has changed. The first time is what people read, the second what has passed
+    /// since the start.
     #[must_use]
-    pub fn new(changed: Changed, now: Time) -> Self {
-        Self { changed, now, begun: 0, before: Outcome::default(), outcome: Outcome::default() }
+    pub fn new(changed: Changed, wall: Time, now: Duration) -> Self {
+        Self { changed, wall, now, begun: 0, before: Outcome::default(), outcome: Outcome::default() }
     }
 
     /// What became of them so far.
@@ -93,7 +96,7 @@ impl Writes {
 
     /// The next writes, in any order; to be asked for after all of the last ones have been answered. `None`: that is all, or
     /// the next ones must wait for another plan.
-    pub fn next(&mut self, state: &State, leads: bool) -> Option<Vec<Job>> {
+    pub fn next(&mut self, state: &mut State, leads: bool) -> Option<Vec<Job>> {
         let is_complete =
             (self.before.conflicts, self.before.failed) == (self.outcome.conflicts, self.outcome.failed);
         let last = self.begun.checked_sub(1).and_then(|last| STEPS.get(last));
@@ -113,17 +116,29 @@ impl Writes {
             Changed::Everything => None,
             Changed::Parts(parts) => Some(parts),
         };
-        let writer = Writer { state, plan: state.planner.last(), parts, now: &self.now };
-        Some(match step {
+        let writer = Writer { state, plan: state.planner.last(), parts, now: &self.wall };
+        let mut gateways = Gateways::default();
+        let mut jobs = match step {
             Step::Objects => writer.objects(),
             Step::TakeLeases => writer.tunnel_statuses().into_iter().chain(writer.leases(true)).collect(),
             Step::GiveLeases => writer.leases(false),
-            Step::TakeEips | Step::GiveEips => writer.gateway_statuses(),
+            Step::TakeEips | Step::GiveEips => {
+                gateways = writer.gateway_statuses(None);
+                Vec::new()
+            }
             Step::Policies => {
+                // What may wait goes with the last step: nothing waits for it.
+                gateways = writer.gateway_statuses(Some(self.now));
                 let statuses = writer.policy_statuses().into_iter();
                 statuses.chain(writer.cluster_info()).chain(writer.slices()).collect()
             }
-        })
+        };
+        if step == Step::Policies {
+            state.pace.wait(gateways.waiting);
+        }
+        state.pace.writes(gateways.jobs.iter().map(|(name, _)| name.clone()), self.now);
+        jobs.extend(gateways.jobs.into_iter().map(|(_, job)| job));
+        Some(jobs)
     }
 
     /// Takes in how a write has ended. What was written is known at once.
@@ -156,10 +171,11 @@ pub(crate) async fn write(
     client: &Client,
     state: &mut State,
     changed: Changed,
-    now: Time,
+    wall: Time,
+    now: Duration,
     leads: impl Fn() -> bool,
 ) -> Outcome {
-    let mut writes = Writes::new(changed, now);
+    let mut writes = Writes::new(changed, wall, now);
     while let Some(jobs) = writes.next(state, leads()) {
         let under_way = jobs.into_iter().map(|job| async {
             let answer = in_time(client, &job).await;
@@ -186,6 +202,14 @@ fn describe(error: &WriteError) -> String {
         WriteError::Unavailable { what, source } => format!("{what}: {source}"),
         other => other.to_string(),
     }
+}
+
+/// Statuses of gateways that are not as planned.
+#[derive(Default)]
+struct Gateways {
+    jobs: Vec<(String, Job)>,
+    /// Those that are written later, and when
+    waiting: BTreeMap<String, Duration>,
 }
 
 struct Writer<'a> {
@@ -306,20 +330,52 @@ impl Writer<'_> {
 
     /// Statuses of gateways, without the EIPs that they get from another one whose status has them still, as far as is known.
     /// So the same step takes EIPs, and gives them when it is done once more.
-    fn gateway_statuses(&self) -> Vec<Job> {
-        let mut jobs = Vec::new();
-        if self.parts.is_some() {
-            return jobs;
+    /// At that time those that may wait are written, as far as they are due, else only those that may not.
+    fn gateway_statuses(&self, others_at: Option<Duration>) -> Gateways {
+        let (known, pace) = (&self.state.planner.snapshot().gateways, &self.state.pace);
+        let waiting: BTreeSet<String> = pace.waiting().cloned().collect();
+        let differs = |(name, planned): &(&String, &GatewayPlan)| {
+            let (record, object) = (known.get(*name), self.state.gateways.get(*name));
+            let is_told = record.is_some_and(|record| record.status == planned.status);
+            !(is_told && object.is_some_and(|object| is_observed(&object.metadata, conditions_of(object))))
+        };
+        let concerned = part_of(&self.plan.gateways, self.parts.map(|_| &waiting));
+        let concerned: Vec<_> = concerned.filter(differs).collect();
+        let mut gateways = Gateways::default();
+        if concerned.is_empty() {
+            return gateways;
         }
-        let known = &self.state.planner.snapshot().gateways;
-        let mut holders: BTreeMap<IpAddr, Vec<&str>> = BTreeMap::new();
+        let (mut holders, mut wanted_by): (Holders<'_>, Holders<'_>) = (BTreeMap::new(), BTreeMap::new());
         for (name, record) in known {
             for address in record.status.eips().flat_map(|(eip, _, _)| eip.addresses()) {
                 holders.entry(address).or_default().push(name);
             }
         }
         for (name, planned) in &self.plan.gateways {
+            for address in planned.status.eips().flat_map(|(eip, _, _)| eip.addresses()) {
+                wanted_by.entry(address).or_default().push(name);
+            }
+        }
+        for (name, planned) in concerned {
             let Some(object) = self.state.gateways.get(name) else { continue };
+            let is_wanted_elsewhere = |eip: EipPair| {
+                let wanted_by = eip.addresses().filter_map(|address| wanted_by.get(&address));
+                wanted_by.into_iter().flatten().any(|other| other != name)
+            };
+            let may_wait = known.get(name).is_some_and(|record| {
+                record.moves.is_empty()
+                    && is_observed(&object.metadata, conditions_of(object))
+                    && only_lists_others(&record.status, &planned.status)
+                    && !record.status.eips().any(|(eip, _, _)| is_wanted_elsewhere(eip))
+            });
+            if may_wait != others_at.is_some() {
+                continue;
+            }
+            let due_at = pace.due_at(name, planned.status.eips().count(), &self.state.settings);
+            if others_at.is_some_and(|now| due_at > now) {
+                gateways.waiting.insert(name.clone(), due_at);
+                continue;
+            }
             let waits = |eip: &EipPair| {
                 let holders = eip.addresses().filter_map(|address| holders.get(&address));
                 holders.into_iter().any(|holders| !holders.contains(&name.as_str()))
@@ -330,14 +386,14 @@ impl Writer<'_> {
                 status.unplaced.retain(|eip, _| !waits(eip));
                 status.nodes.values_mut().for_each(|node| node.eips.retain(|eip, _| !waits(eip)));
             }
-            let before =
-                object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+            let before = conditions_of(object);
             let status = render::gateway_status(&planned, before, object.metadata.generation, self.now);
             let mut wanted = object.clone();
             wanted.status = Some(status);
-            jobs.extend(patch_job(object, &wanted, Part::Status, Input::Gateway));
+            let job = patch_job(object, &wanted, Part::Status, Input::Gateway);
+            gateways.jobs.extend(job.map(|job| (name.clone(), job)));
         }
-        jobs
+        gateways
     }
 
     fn policy_statuses(&self) -> Vec<Job> {
@@ -347,7 +403,7 @@ impl Writer<'_> {
             let is_told = known.is_some_and(|known| known.status == planned.status);
             let wanted = |metadata: &ObjectMeta, status: Option<&EgressPolicyStatus>| {
                 let before = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
-                let needed = !(is_told && is_observed(metadata, status));
+                let needed = !(is_told && is_observed(metadata, before));
                 needed.then(|| render::policy_status(planned, before, metadata.generation, self.now))
             };
             if let Some(object) = self.state.policies.get(key) {
@@ -462,9 +518,15 @@ fn is_as_planned(known: &Tunnel, planned: &TunnelPlan) -> bool {
         && known.message == planned.message
 }
 
-/// Whether a policy's condition is about the object as it is now.
-fn is_observed(metadata: &ObjectMeta, status: Option<&EgressPolicyStatus>) -> bool {
-    let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+/// Gateways by an address of theirs.
+type Holders<'a> = BTreeMap<IpAddr, Vec<&'a str>>;
+
+fn conditions_of(gateway: &EgressGateway) -> &[Condition] {
+    gateway.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+}
+
+/// Whether an object's condition is about the object as it is now.
+fn is_observed(metadata: &ObjectMeta, conditions: &[Condition]) -> bool {
     let ready = condition(conditions, names::CONDITION_READY);
     ready.is_some_and(|ready| ready.observed_generation == metadata.generation)
 }

@@ -150,6 +150,20 @@ pub fn examine(snapshot: &ClusterSnapshot) -> Gateways<'_> {
             gateways.holder.entry(address).or_insert(name);
         }
     }
+    // A gateway's status may list late what policies have already.
+    let mut told: BTreeMap<&str, Vec<EipPair>> = BTreeMap::new();
+    for (key, record) in &snapshot.policies {
+        if let (Some(Ok(name)), Some(eip)) = (gateways.of_policy.get(key), record.status.eip) {
+            told.entry(name).or_default().push(eip);
+        }
+    }
+    for name in &gateways.by_age {
+        let Some(Ok(gateway)) = snapshot.gateways.get(*name).map(|record| &record.spec) else { continue };
+        let told = told.get(name).into_iter().flatten().flat_map(|eip| eip.addresses());
+        for address in told.filter(|address| gateway.contains(*address)) {
+            gateways.holder.entry(address).or_insert(name);
+        }
+    }
     gateways
 }
 

@@ -10,9 +10,10 @@
 //! The gateways themselves carry the move out: they see the new placement, and the new node claims the EIP before the old one
 //! gives way. The request stays until that is seen, and is then taken off the object, with the result beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::gateway::MoveRequest;
+use model::policy::PolicyKey;
 use model::{EipPair, Reason};
 
 use crate::eips::Allocation;
@@ -44,7 +45,7 @@ pub(crate) fn examine<'a>(
 ) -> (BTreeMap<EipPair, &'a str>, Moves) {
     let (mut targets, mut moves) = (BTreeMap::new(), Moves::default());
     for request in &examined.record.moves {
-        let (eip, node) = match target(name, request, examined, tunnels, allocation) {
+        let (eip, policies, node) = match target(name, request, examined, tunnels, allocation) {
             Ok(target) => target,
             Err(problem) => {
                 moves.ended.push((request.text.clone(), refused(request, problem)));
@@ -58,7 +59,7 @@ pub(crate) fn examine<'a>(
         }
         let begun = snapshot.moving.get(&(name.to_owned(), request.text.clone()));
         let able = able(examined, tunnels);
-        let placed = current(examined, eip) == Some(node);
+        let placed = current(snapshot, examined, eip, policies) == Some(node);
         let carried = placed && settle(Some(node), claims.get(&eip), &able) == Some(node);
         let from = begun.and_then(|begun| begun.from.as_deref());
         let since_s = begun.map_or(snapshot.now_s, |begun| begun.since_s);
@@ -95,16 +96,16 @@ fn refused(request: &MoveRequest, problem: String) -> Reason {
 }
 
 /// The EIP and the node that a request is about, or why it can't be had.
-fn target<'a>(
+fn target<'a, 'p>(
     name: &str,
     request: &MoveRequest,
     examined: &Examined<'a>,
     tunnels: &BTreeMap<String, TunnelPlan>,
-    allocation: &Allocation<'_>,
-) -> Result<(EipPair, &'a str), String> {
+    allocation: &'p Allocation<'_>,
+) -> Result<(EipPair, &'p BTreeSet<&'p PolicyKey>, &'a str), String> {
     let (address, node) = request.wanted.as_ref().map_err(Clone::clone)?;
     let mut own = allocation.eips.iter().filter(|(_, (gateway, _))| *gateway == name);
-    let Some((eip, _)) = own.find(|(eip, _)| eip.contains(*address)) else {
+    let Some((eip, (_, policies))) = own.find(|(eip, _)| eip.contains(*address)) else {
         return Err(format!("{address} is no EIP in use of this gateway; see status.nodeList"));
     };
     let Some(node) = examined.nodes.get(node.as_str()).copied() else {
@@ -114,5 +115,5 @@ fn target<'a>(
         let phase = tunnels.get(node).map(|tunnel| tunnel.phase).unwrap_or_default();
         return Err(format!("node {node} is {phase}, and only a Ready one can carry it"));
     }
-    Ok((*eip, node))
+    Ok((*eip, policies, node))
 }

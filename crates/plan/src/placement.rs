@@ -45,12 +45,12 @@ pub fn place<'a>(
         targets.extend(of_gateway);
         placement.moves.insert(name, moves);
     }
-    for (eip, (gateway, _)) in &allocation.eips {
+    for (eip, (gateway, policies)) in &allocation.eips {
         let Some(examined) = gateways.by_name.get(gateway) else {
             continue;
         };
         let able = able(examined, tunnels);
-        let current = current(examined, *eip).filter(|node| able.contains(node));
+        let current = current(snapshot, examined, *eip, policies).filter(|node| able.contains(node));
         let asked = targets.get(eip).copied();
         match asked.or_else(|| settle(current, claims.get(eip), &able)) {
             Some(node) => {
@@ -115,11 +115,21 @@ pub(crate) fn able<'a>(examined: &Examined<'a>, tunnels: &BTreeMap<String, Tunne
     examined.nodes.iter().filter(ready).copied().collect()
 }
 
-/// Where the gateway's status says that the EIP is, as far as that node is still one of its own.
-pub(crate) fn current<'a>(examined: &Examined<'a>, eip: EipPair) -> Option<&'a str> {
+/// Where the gateway's status says that the EIP is, as far as that node is still one of its own. Where it does not say so yet
+/// the policies that leave with the EIP do.
+pub(crate) fn current<'a>(
+    snapshot: &ClusterSnapshot,
+    examined: &Examined<'a>,
+    eip: EipPair,
+    policies: &BTreeSet<&PolicyKey>,
+) -> Option<&'a str> {
     let mut nodes = examined.record.status.nodes.iter();
-    let (name, _) = nodes.find(|(_, node)| node.eips.contains_key(&eip))?;
-    examined.nodes.get(name.as_str()).copied()
+    let listed = nodes.find(|(_, node)| node.eips.contains_key(&eip)).map(|(name, _)| name.as_str());
+    let told = || {
+        let statuses = policies.iter().filter_map(|key| Some(&snapshot.policies.get(*key)?.status));
+        statuses.filter(|status| status.eip == Some(eip)).find_map(|status| status.node.as_deref())
+    };
+    examined.nodes.get(listed.or_else(told)?).copied()
 }
 
 pub(crate) type Claims<'a> = BTreeMap<EipPair, BTreeMap<&'a str, i64>>;

@@ -22,6 +22,10 @@ pub struct Settings {
     pub eips_per_lease: usize,
     /// The most ports of an EIP that a node's new connections get
     pub max_ports_per_node: u32,
+    /// Where the status of a gateway lists at least so many EIPs, writes that only add some, or leave some out, are gathered
+    pub long_list: usize,
+    /// The pause between two such writes, for each EIP that is listed
+    pub list_pause_ms_per_eip: u64,
     /// How long the port blocks of a node that is gone rest before they are given to another
     pub rest_s: i64,
     /// How long blocks of an EIP that no policy uses any more are left to the connections that exist, unless their holder
@@ -59,6 +63,8 @@ impl Default for Settings {
             eips_per_lease: EIPS_OF_AN_OBJECT,
             // A third of what all nodes together have.
             max_ports_per_node: 16_384,
+            long_list: 64,
+            list_pause_ms_per_eip: 3,
             // Longer than any state that a peer of the dead node's connections keeps about them at a gateway.
             rest_s: 120,
             drain_s: 3600,

@@ -155,30 +155,43 @@ fn eips(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>
 }
 
 fn moves(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation>) {
-    for (name, record) in &snapshot.gateways {
-        let Some(planned) = plan.gateways.get(name) else {
-            continue;
-        };
-        for (eip, before, _) in record.status.eips() {
-            let after =
-                planned.status.eips().find(|(other, _, _)| *other == eip).and_then(|(_, node, _)| node);
+    let claimed: BTreeSet<(EipPair, &str)> = snapshot
+        .tunnels
+        .iter()
+        .flat_map(|(node, record)| record.tunnel.claims.iter().map(move |claim| (claim.eip, node.as_str())))
+        .collect();
+    let mut told: BTreeMap<EipPair, BTreeSet<&str>> = BTreeMap::new();
+    for status in snapshot.policies.values().map(|record| &record.status) {
+        if let (Some(eip), Some(node)) = (status.eip, &status.node) {
+            told.entry(eip).or_default().insert(node);
+        }
+    }
+    for (name, planned) in &plan.gateways {
+        let Some(record) = snapshot.gateways.get(name) else { continue };
+        let mut listed: BTreeMap<EipPair, Vec<Option<&str>>> = BTreeMap::new();
+        for (eip, node, _) in record.status.eips() {
+            listed.entry(eip).or_default().push(node);
+        }
+        for (eip, after, _) in planned.status.eips() {
+            // A status that has the EIP twice can't be kept whole; what is not listed yet is where its policies say.
+            let before = match listed.get(&eip).map(Vec::as_slice) {
+                Some([before]) => *before,
+                Some(_) => None,
+                None => {
+                    told.get(&eip).filter(|nodes| nodes.len() == 1).and_then(|nodes| nodes.first()).copied()
+                }
+            };
             let (Some(before), Some(after)) = (before, after) else {
                 continue;
             };
-            // A status that has the EIP twice can't be kept whole.
-            let is_ambiguous = record.status.eips().filter(|(other, _, _)| *other == eip).count() > 1;
             let could_stay = planned.status.nodes.get(before).is_some_and(|node| node.phase == Phase::Ready);
-            let claimed = snapshot
-                .tunnels
-                .get(after)
-                .is_some_and(|tunnel| tunnel.tunnel.claims.iter().any(|claim| claim.eip == eip));
             let is_asked_for = record.moves.iter().any(|request| {
                 let wanted = request.wanted.as_ref();
                 wanted.is_ok_and(|(address, node)| {
                     eip.contains(*address) && [before, after].contains(&node.as_str())
                 })
             });
-            if before != after && could_stay && !claimed && !is_ambiguous && !is_asked_for {
+            if before != after && could_stay && !claimed.contains(&(eip, after)) && !is_asked_for {
                 found.insert(Violation::EipMovedWithoutCause(eip, before.to_owned()));
             }
         }

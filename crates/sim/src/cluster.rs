@@ -81,10 +81,18 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Settings with short times, so that ports change hands often, and leases of several parts.
+/// Settings with short times, so that ports change hands often, leases of several parts, and gateways that list
+/// EIPs late.
 #[must_use]
 pub fn settings() -> Settings {
-    Settings { rest_s: 20, drain_s: 60, eips_per_lease: 1, ..Settings::default() }
+    Settings {
+        rest_s: 20,
+        drain_s: 60,
+        eips_per_lease: 1,
+        long_list: 1,
+        list_pause_ms_per_eip: 700,
+        ..Settings::default()
+    }
 }
 
 struct Cluster {

@@ -1,6 +1,7 @@
 //! A controller that begins with what is there: it must find nothing to do, in whatever order it reads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use controller::state::State;
 use controller::write::Writes;
@@ -32,8 +33,8 @@ pub fn plan(server: &Server, settings: &Settings, order: &mut Random) -> Result<
     if let Some(violation) = found.first() {
         return Err(format!("a cold plan is wrong: {violation}"));
     }
-    let mut writes = Writes::new(Changed::Everything, Time(server.wall()));
-    while let Some(jobs) = writes.next(&state, true) {
+    let mut writes = Writes::new(Changed::Everything, Time(server.wall()), Duration::MAX);
+    while let Some(jobs) = writes.next(&mut state, true) {
         if let Some(job) = jobs.first() {
             return Err(format!("a cold controller would write {}: {:?}", job.write.what, job.write.action));
         }

@@ -277,7 +277,11 @@ impl Controller {
         };
         let wall = around.server.wall().as_second().saturating_add(self.clock_error_s);
         let wall = Time(jiff::Timestamp::from_second(wall).unwrap_or_default());
-        self.pass = Some(Pass { writes: Writes::new(changed, wall), jobs: Vec::new(), notices });
+        self.pass = Some(Pass {
+            writes: Writes::new(changed, wall, self.now(around.now_ms)),
+            jobs: Vec::new(),
+            notices,
+        });
         self.next_writes(around.now_ms);
         Ok(true)
     }
@@ -287,7 +291,7 @@ impl Controller {
         let (now, leads) = (self.now(now_ms), self.leads(now_ms));
         let Some(pass) = &mut self.pass else { return };
         while pass.jobs.is_empty() {
-            match pass.writes.next(&self.core.state, leads) {
+            match pass.writes.next(&mut self.core.state, leads) {
                 Some(jobs) => pass.jobs = jobs,
                 None => {
                     let Some(pass) = self.pass.take() else { return };

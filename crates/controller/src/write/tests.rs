@@ -44,7 +44,7 @@ fn eips(job: &Job) -> Option<Vec<String>> {
 
 /// Writes it all; the statuses of gateways in their order, with the EIPs that they name. Those of `failing` can't be written.
 fn written(state: &mut State, failing: &str) -> Vec<(String, Vec<String>)> {
-    let mut writes = Writes::new(Changed::Everything, crate::clock::Clock::wall());
+    let mut writes = Writes::new(Changed::Everything, crate::clock::Clock::wall(), Duration::ZERO);
     let (mut told, mut version) = (Vec::new(), 1);
     while let Some(jobs) = writes.next(state, true) {
         for job in jobs {
