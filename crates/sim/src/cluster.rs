@@ -188,8 +188,9 @@ impl Cluster {
         let settled_ms = self.settle()?;
         let mut orders = [self.random.split(), self.random.split()];
         judge::at_rest(&self.server, &settings(), &mut orders)?;
-        packets::at_rest(&self.server, &self.nodes, self.now_ms, &mut self.packets)?;
+        // Before the packets: connections use ports, which nodes tell.
         self.idle()?;
+        packets::at_rest(&self.server, &self.nodes, self.now_ms, &mut self.packets)?;
         Ok(settled_ms)
     }
 
