@@ -7,8 +7,10 @@
 //!                             kernel ─ found ┘
 //! ```
 //!
-//! The kernel is read on every pass: what others have changed is mended as a matter of course, and a restart, which knows
-//! nothing, finds its numbers and claims where the last run left them. A pass that finds nothing to do writes nothing.
+//! The kernel is read on every pass that may have something to do: what others have changed, of which the kernel tells, is
+//! mended as a matter of course, and a restart, which knows nothing, finds its numbers and claims where the last run left
+//! them. A pass that finds nothing to do writes nothing, and where neither the view nor the kernel has changed since the last
+//! one it reads nothing.
 
 mod describe;
 mod inherit;
@@ -142,6 +144,8 @@ pub struct Converger<K> {
     last_wanted: Option<DatapathState>,
     connections_due: bool,
     surroundings_due: bool,
+    /// Whether the kernel may differ from what the last pass left
+    kernel_due: bool,
     activation: Activation,
     /// Filters of others that drop what this node forwards
     closed: Option<Vec<String>>,
@@ -161,7 +165,7 @@ impl<K: Kernel> Converger<K> {
     pub fn new(node: &str, settings: Settings, kernel: K) -> Self {
         Self {
             kernel,
-            objects: Objects::default(),
+            objects: Objects::new(node),
             derived: None,
             local: Local { node: node.to_owned(), settings, ..Local::default() },
             numbering: None,
@@ -174,6 +178,7 @@ impl<K: Kernel> Converger<K> {
             last_wanted: None,
             connections_due: true,
             surroundings_due: true,
+            kernel_due: true,
             activation: Activation::default(),
             closed: None,
             port_use: None,
@@ -227,9 +232,9 @@ impl<K: Kernel> Converger<K> {
         self.connections_due = true;
     }
 
-    /// Something in the kernel has changed: devices are looked at on the next pass.
+    /// Something in the kernel has changed: it is read, and devices are looked at, on the next pass.
     pub fn kernel_changed(&mut self) {
-        self.surroundings_due = true;
+        (self.surroundings_due, self.kernel_due) = (true, true);
     }
 
     /// The device that leads outside.
@@ -259,6 +264,8 @@ impl<K: Kernel> Converger<K> {
     pub fn pass(&mut self, now: Instant) -> Result<Outcome, PassError<K::Error>> {
         let mut outcome = Outcome::default();
         let is_changed = self.surroundings_due;
+        // What a pass that fails has left behind, nobody knows.
+        let kernel_due = std::mem::replace(&mut self.kernel_due, true);
         self.look_around()?;
         if self.numbering.is_none() {
             outcome.inheritance = Some(self.recover(now)?);
@@ -268,6 +275,14 @@ impl<K: Kernel> Converger<K> {
         let numbering = self.numbering.get_or_insert_default();
         outcome.exhausted = numbering.update(&view, &self.held_ids);
         self.numbered = view.eips.keys().copied().collect();
+        if let (false, Some(wanted)) =
+            (kernel_due || self.last_view.as_ref() != Some(&view), &self.last_wanted)
+        {
+            outcome.complete = wanted.tunnel.is_some();
+            outcome.setup = self.setup_for(&view);
+            self.kernel_due = false;
+            return Ok(outcome);
+        }
 
         let wanted = compile(&view, numbering);
         let found = self.kernel.read(&interest(&wanted, &self.local.settings)).map_err(PassError::Read)?;
@@ -294,6 +309,7 @@ impl<K: Kernel> Converger<K> {
         self.cut_older_flows(&view);
         self.last_view = Some(view);
         self.last_wanted = Some(wanted);
+        self.kernel_due = false;
         Ok(outcome)
     }
 
@@ -388,9 +404,9 @@ impl<K: Kernel> Converger<K> {
         let Some(view) = &self.last_view else { return Ok(()) };
         let holds = |source: &SourceEip| source.blocks().next().is_some();
         let used = if view.eips.values().any(holds) { self.kernel.used_ports()? } else { BTreeSet::new() };
-        let own = self.objects.leases_of(&self.local.node);
+        let reports = self.objects.reports.values();
         let port_use = self.port_use.get_or_insert_with(|| {
-            PortUse::told_before(own.flat_map(|(_, part)| part.status.eips.clone()).collect())
+            PortUse::told_before(reports.flat_map(|report| report.eips.clone()).collect())
         });
         port_use.update(now, &view.eips, &used);
         Ok(())
@@ -413,9 +429,8 @@ impl<K: Kernel> Converger<K> {
     pub fn loaded(&self) -> BTreeMap<String, u64> {
         let Some(view) = &self.last_view else { return BTreeMap::new() };
         let others = self.objects.leases.iter().filter(|(name, _)| name.node != self.local.node);
-        let carried = others.filter(|(_, part)| {
-            part.lease.leases.iter().any(|lease| view.gateway_eips.contains_key(&lease.eip))
-        });
+        let carried = others
+            .filter(|(_, part)| part.leases.iter().any(|lease| view.gateway_eips.contains_key(&lease.eip)));
         let nodes: BTreeSet<&str> = carried.map(|(name, _)| name.node.as_str()).collect();
         let generation = |node: &str| (node.to_owned(), self.objects.lease_generation(node));
         nodes.into_iter().map(generation).collect()
@@ -425,7 +440,7 @@ impl<K: Kernel> Converger<K> {
     #[must_use]
     pub fn own_generations(&self) -> BTreeMap<LeaseName, i64> {
         let own = self.objects.leases_of(&self.local.node);
-        own.map(|(name, part)| (name.clone(), part.lease.generation)).collect()
+        own.map(|(name, part)| (name.clone(), part.generation)).collect()
     }
 
     /// Notes which parts of this node's lease have changed: a gateway has them once it has seen as much as this node now.
@@ -489,7 +504,7 @@ fn ready_eips(objects: &Objects, local: &Local, view: &NodeView, own_since: &Own
     let mut since_of: BTreeMap<EipPair, u64> = BTreeMap::new();
     for (name, part) in objects.leases_of(&local.node) {
         let since = own_since.get(name).map_or(u64::MAX, |(_, since)| *since);
-        for lease in &part.lease.leases {
+        for lease in &part.leases {
             let latest = since_of.entry(lease.eip).or_default();
             *latest = since.max(*latest);
         }

@@ -151,7 +151,7 @@ fn groups(objects: &Objects) -> BTreeMap<EipPair, EipGroup> {
             group.nodes.insert(node.clone());
         }
     }
-    for lease in objects.leases.values().flat_map(|part| &part.lease.leases) {
+    for lease in objects.leases.values().flat_map(|part| &part.leases) {
         if let Some(group) = objects.gateways.get(&lease.gateway) {
             groups
                 .entry(lease.eip)
@@ -264,7 +264,7 @@ pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeVie
         .collect();
     let leases = objects.leases.iter();
     for (node, lease) in
-        leases.flat_map(|(name, part)| part.lease.leases.iter().map(move |lease| (&name.node, lease)))
+        leases.flat_map(|(name, part)| part.leases.iter().map(move |lease| (&name.node, lease)))
     {
         if let Some(gateway_eip) = gateway_eips.get_mut(&lease.eip) {
             gateway_eip.leases.extend(lease.blocks.iter().map(|block| Lease {
@@ -388,7 +388,7 @@ fn own_blocks(objects: &Objects, node: &str) -> BTreeMap<EipPair, Vec<LeasedBloc
 /// Whether the node translates flows of the EIP for nodes that have no block.
 fn translates(objects: &Objects, node: &str, eip: &EipPair) -> bool {
     let open = |block: &LeasedBlock| block.role == BlockRole::Overflow && block.state == BlockState::Active;
-    let of_eip = objects.leases_of(node).filter_map(|(_, part)| part.lease.of_eip(*eip));
+    let of_eip = objects.leases_of(node).filter_map(|(_, part)| part.of_eip(*eip));
     of_eip.flat_map(|lease| &lease.blocks).any(open)
 }
 

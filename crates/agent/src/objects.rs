@@ -92,15 +92,6 @@ pub struct ClusterNetworks {
     pub nodes: BTreeSet<IpAddr>,
 }
 
-/// A part of a node's lease, and what its agent says of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeLease {
-    /// What it holds
-    pub lease: PortLease,
-    /// What its agent says
-    pub status: LeaseStatus,
-}
-
 /// Everything that is watched.
 #[derive(Debug, Default)]
 pub struct Objects {
@@ -119,7 +110,11 @@ pub struct Objects {
     /// The cluster's networks, by the name of the object that says so: only `default` counts
     pub networks: BTreeMap<String, ClusterNetworks>,
     /// Leases
-    pub leases: BTreeMap<LeaseName, NodeLease>,
+    pub leases: BTreeMap<LeaseName, PortLease>,
+    /// What this node has reported of its own
+    pub reports: BTreeMap<LeaseName, LeaseStatus>,
+    /// Name of this node
+    node: String,
     listed: BTreeSet<&'static str>,
 }
 
@@ -127,28 +122,34 @@ pub struct Objects {
 const KINDS: usize = 8;
 
 impl Objects {
+    /// Of that node, with nothing known.
+    #[must_use]
+    pub fn new(node: &str) -> Self {
+        Self { node: node.to_owned(), ..Self::default() }
+    }
+
     /// Takes an event in. Returns whether that changed anything that matters here.
     pub fn absorb(&mut self, event: Event) -> bool {
         let kind = event.kind();
         let listed = &mut self.listed;
         match event {
-            Event::Pod(change) => absorb(&mut self.pods, listed, kind, change, |pod| {
+            Event::Pod(change) => absorb(&mut self.pods, listed, kind, &change, |pod| {
                 Some((convert::pod_key(pod), Some(convert::pod(pod))))
             }),
-            Event::Namespace(change) => absorb(&mut self.namespaces, listed, kind, change, |object| {
+            Event::Namespace(change) => absorb(&mut self.namespaces, listed, kind, &change, |object| {
                 let labels = object.metadata.labels.clone().unwrap_or_default();
                 Some((object.name_any(), Some(labels)))
             }),
-            Event::Gateway(change) => absorb(&mut self.gateways, listed, kind, change, |object| {
+            Event::Gateway(change) => absorb(&mut self.gateways, listed, kind, &change, |object| {
                 Some((object.name_any(), Some(group(object))))
             }),
-            Event::Policy(change) => absorb(&mut self.policies, listed, kind, change, |object| {
+            Event::Policy(change) => absorb(&mut self.policies, listed, kind, &change, |object| {
                 let key = policy_key(object);
                 let policy = readable(&key, convert::policy(object));
                 Some((key.clone(), policy.map(|policy| placed(key, policy, object, object.status.as_ref()))))
             }),
             Event::ClusterPolicy(change) => {
-                absorb(&mut self.cluster_policies, listed, kind, change, |object| {
+                absorb(&mut self.cluster_policies, listed, kind, &change, |object| {
                     let key = policy_key(object);
                     let policy = readable(&key, convert::cluster_policy(object));
                     Some((
@@ -157,37 +158,43 @@ impl Objects {
                     ))
                 })
             }
-            Event::Tunnel(change) => absorb(&mut self.tunnels, listed, kind, change, |object| {
+            Event::Tunnel(change) => absorb(&mut self.tunnels, listed, kind, &change, |object| {
                 Some((object.name_any(), Some(convert::tunnel(object))))
             }),
-            Event::ClusterInfo(change) => absorb(&mut self.networks, listed, kind, change, |object| {
+            Event::ClusterInfo(change) => absorb(&mut self.networks, listed, kind, &change, |object| {
                 Some((object.name_any(), Some(networks(object))))
             }),
-            Event::Lease(change) => absorb(&mut self.leases, listed, kind, change, |object| {
-                let lease = NodeLease {
-                    lease: convert::port_lease(object),
-                    status: object.status.as_ref().map(LeaseStatus::of).unwrap_or_default(),
-                };
-                Some((convert::lease_name(object), Some(lease)))
-            }),
+            Event::Lease(change) => {
+                // What nodes report is for the controller; what this one did need not be said again.
+                let matters = absorb(&mut self.leases, listed, kind, &change, |object| {
+                    Some((convert::lease_name(object), Some(convert::port_lease(object))))
+                });
+                absorb(&mut self.reports, listed, kind, &change, |object| {
+                    let name = convert::lease_name(object);
+                    let status =
+                        object.status.as_ref().filter(|_| name.node == self.node).map(LeaseStatus::of);
+                    Some((name, status))
+                });
+                matters
+            }
         }
     }
 
     /// The parts of a node's lease.
-    pub fn leases_of(&self, node: &str) -> impl Iterator<Item = (&LeaseName, &NodeLease)> {
+    pub fn leases_of(&self, node: &str) -> impl Iterator<Item = (&LeaseName, &PortLease)> {
         parts_of(&self.leases, node)
     }
 
     /// What a node holds of each EIP.
     pub fn held_by(&self, node: &str) -> impl Iterator<Item = &EipLease> {
-        self.leases_of(node).flat_map(|(_, part)| &part.lease.leases)
+        self.leases_of(node).flat_map(|(_, part)| &part.leases)
     }
 
     /// How far a node's lease has come, all parts taken together. Every change of a part makes it more, and everybody sees
     /// these changes in the same order: who has seen as much has seen the same.
     #[must_use]
     pub fn lease_generation(&self, node: &str) -> u64 {
-        let generations = self.leases_of(node).map(|(_, part)| part.lease.generation);
+        let generations = self.leases_of(node).map(|(_, part)| part.generation);
         generations.filter_map(|generation| u64::try_from(generation).ok()).fold(0, u64::saturating_add)
     }
 
@@ -229,11 +236,11 @@ fn absorb<T, K: Ord, V: PartialEq>(
     map: &mut BTreeMap<K, V>,
     listed: &mut BTreeSet<&'static str>,
     kind: &'static str,
-    change: Change<T>,
+    change: &Change<T>,
     read: impl Fn(&T) -> Option<(K, Option<V>)>,
 ) -> bool {
     match change {
-        Change::Applied(object) => match read(&object) {
+        Change::Applied(object) => match read(object) {
             Some((key, Some(value))) => {
                 let changed = map.get(&key) != Some(&value);
                 map.insert(key, value);
@@ -242,7 +249,7 @@ fn absorb<T, K: Ord, V: PartialEq>(
             Some((key, None)) => map.remove(&key).is_some(),
             None => false,
         },
-        Change::Deleted(object) => read(&object).is_some_and(|(key, _)| map.remove(&key).is_some()),
+        Change::Deleted(object) => read(object).is_some_and(|(key, _)| map.remove(&key).is_some()),
         Change::Replaced(objects) => {
             let read = objects.iter().filter_map(read);
             let fresh: BTreeMap<K, V> = read.filter_map(|(key, value)| Some((key, value?))).collect();

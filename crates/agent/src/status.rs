@@ -13,14 +13,13 @@ use jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Error};
 use model::EipPair;
-use model::port_lease::LeaseName;
+use model::port_lease::{LeaseName, PortLease};
 use model::tunnel::{Phase, Tunnel};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::converge::{Converger, Kernel};
-use crate::objects::NodeLease;
 use crate::port_use::{EipUse, PortUse};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -175,17 +174,18 @@ impl<K: Kernel> Converger<K> {
         let (node, objects) = (self.node(), self.objects());
         let tunnel = objects.tunnels.get(node);
         // What is loaded is another generation for a moment: then it is not told yet.
-        let is_loaded = |name: &LeaseName, part: &NodeLease| {
-            standing.is_complete && standing.own_generations.get(name) == Some(&part.lease.generation)
+        let is_loaded = |name: &LeaseName, part: &PortLease| {
+            standing.is_complete && standing.own_generations.get(name) == Some(&part.generation)
         };
-        let told = self.port_use().map(PortUse::told);
+        let (told, unsaid) = (self.port_use().map(PortUse::told), LeaseStatus::default());
         let leases = objects.leases_of(node).filter(|(name, part)| is_loaded(name, part));
         let leases = leases.filter_map(|(name, part)| {
-            let told = told.unwrap_or(&part.status.eips);
-            let eips = part.lease.leases.iter().map(|lease| lease.eip);
+            let report = objects.reports.get(name).unwrap_or(&unsaid);
+            let told = told.unwrap_or(&report.eips);
+            let eips = part.leases.iter().map(|lease| lease.eip);
             let eips = eips.filter_map(|eip| Some((eip, told.get(&eip)?.clone()))).collect();
-            let status = LeaseStatus { observed_generation: part.lease.generation, eips };
-            (part.status != status).then(|| (name.clone(), status))
+            let status = LeaseStatus { observed_generation: part.generation, eips };
+            (*report != status).then(|| (name.clone(), status))
         });
         Wish {
             tunnel: tunnel.and_then(|tunnel| self.tunnel_wish(standing, tunnel)),

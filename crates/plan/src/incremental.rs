@@ -313,9 +313,29 @@ impl Planner {
             self.snapshot.absorb(Event::Lease(name, lease));
             return !self.stale.eips.is_empty();
         }
+        let is_lease_planned =
+            planned.is_some_and(|planned| planned.as_ref() == lease.as_ref().map(|record| &record.lease));
+        let is_lease_same =
+            before.as_ref().map(|record| &record.lease) == lease.as_ref().map(|record| &record.lease);
+        if is_lease_planned && is_lease_same {
+            let heeded: BTreeSet<EipPair> =
+                new.into_iter().filter(|eip| self.heeds(*eip, &name, &lease)).collect();
+            let is_heeded = !heeded.is_empty();
+            self.stale.eips.extend(heeded);
+            return self.snapshot.absorb(Event::Lease(name, lease)) && is_heeded;
+        }
         self.stale.eips.extend(old.union(&new));
         self.stale.nodes.insert(name.node.clone());
         self.snapshot.absorb(Event::Lease(name, lease))
+    }
+
+    /// Whether the plan of an EIP may depend on what a node reports.
+    fn heeds(&self, eip: EipPair, name: &LeaseName, record: &Option<LeaseRecord>) -> bool {
+        let in_use = record.as_ref().and_then(|record| record.ports_in_use.get(&eip)).copied().unwrap_or(0);
+        self.workings
+            .ports
+            .get(&eip)
+            .is_none_or(|plan| plan.heeds_reports || leases::is_busy_with(plan, &name.node, in_use))
     }
 
     fn slice(&mut self, key: SliceKey, slice: Option<SliceRecord>) -> bool {

@@ -68,6 +68,8 @@ pub struct EipPlan {
     pub crowded: BTreeMap<String, u32>,
     /// When the next block will have rested
     pub wake_at_s: Option<i64>,
+    /// Whether what nodes report of their use, as long as none of them gets busy, may change this
+    pub heeds_reports: bool,
 }
 
 /// Who uses which EIP, out of the parts of a plan.
@@ -172,6 +174,7 @@ pub fn of_eip(
     planner.give(BlockRole::Overflow, &of_gateway.map(String::as_str).collect());
     planner.grow(wanting);
     planner.shrink(wanting);
+    planner.plan.heeds_reports = planner.heeds_reports(wanting);
     planner.plan.blocks.retain(|_, blocks| !blocks.is_empty());
     planner.plan
 }
@@ -326,9 +329,8 @@ impl<'a> Planner<'a> {
         };
         for node in wanting {
             let Some(block) = self.active(node, BlockRole::Source) else { continue };
-            let in_use = self.last_in_use(node).saturating_mul(100);
             let log2 = block.log2_size() + 1;
-            if in_use <= i64::from(block.size()).saturating_mul(BUSY_PERCENT) || log2 > max {
+            if !is_busy(block, self.last_in_use(node)) || log2 > max {
                 continue;
             }
             if takes(&mut soon, log2).is_none() {
@@ -347,6 +349,20 @@ impl<'a> Planner<'a> {
             let leased = LeasedBlock { block: larger, state: BlockState::Active, role: BlockRole::Source };
             blocks.insert(larger, leased);
         }
+    }
+
+    /// Reports are of blocks that drain, of ports that run low, and of busy nodes; else they change nothing.
+    fn heeds_reports(&self, wanting: &BTreeSet<&str>) -> bool {
+        let mut blocks = self.plan.blocks.values().flat_map(BTreeMap::values);
+        let drains = blocks.any(|leased| leased.state == BlockState::Draining);
+        let is_busy = |node: &&&str| {
+            let block = self.active(node, BlockRole::Source);
+            block.is_some_and(|block| is_busy(block, self.last_in_use(node)))
+        };
+        drains
+            || !self.freed.is_empty()
+            || is_low(&self.spaces[0], &PortSpace::source())
+            || wanting.iter().find(is_busy).is_some()
     }
 
     /// Splits blocks that are larger than their node's share, once ports run low.
@@ -384,6 +400,17 @@ fn current<'a>(blocks: impl Iterator<Item = &'a LeasedBlock>, is_wanted: bool) -
         (is_active, leased.block.log2_size(), std::cmp::Reverse(leased.block))
     });
     best.filter(|_| is_wanted).map(|leased| leased.block)
+}
+
+/// Whether a node that uses so many ports of its block needs a larger one.
+fn is_busy(block: PortBlock, in_use: i64) -> bool {
+    in_use.saturating_mul(100) > i64::from(block.size()).saturating_mul(BUSY_PERCENT)
+}
+
+/// Whether a report of so many ports in use says that a node gets busy.
+pub(crate) fn is_busy_with(plan: &EipPlan, node: &str, in_use: i64) -> bool {
+    let blocks = plan.blocks.get(node).into_iter().flat_map(BTreeMap::values);
+    blocks.map(|leased| leased.block).any(|block| is_busy(block, in_use))
 }
 
 /// Ports run low: less than a quarter is free.

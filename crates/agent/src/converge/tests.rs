@@ -186,6 +186,8 @@ fn what_others_removed_is_put_back_and_counted_as_a_repair() {
     let mut source = start("n1", machine(), world());
     pass(&mut source);
     source.kernel.fake.flush_ruleset();
+    // The kernel tells of it.
+    source.kernel_changed();
     let outcome = pass(&mut source);
     assert!(outcome.changes > 0 && outcome.repaired);
     assert_eq!(pass(&mut source).changes, 0);
