@@ -64,11 +64,8 @@ impl Drop for WithoutController<'_> {
 
 /// Rewrites the blocks of an EIP that a node holds.
 fn lease(world: &World, node: &str, eip: IpAddr, gateway: &str, blocks: &Value) -> Result<()> {
-    let leases = world.list("EgressPortLease", None)?;
-    let held = leases.into_iter().find(|lease| lease.name_any() == node);
-    let mut spec = held
-        .and_then(|lease| lease.data.get("spec").cloned())
-        .with_context(|| format!("{node} holds nothing"))?;
+    let held = world.lease_of(node, eip)?;
+    let mut spec = held.data.get("spec").cloned().context("a spec")?;
     let generation = spec.get("generation").and_then(Value::as_i64).unwrap_or_default();
     let fields = spec.as_object_mut().context("a spec")?;
     fields.insert("generation".to_owned(), json!(generation + 1));
@@ -76,7 +73,7 @@ fn lease(world: &World, node: &str, eip: IpAddr, gateway: &str, blocks: &Value) 
     eips.retain(|lease| text(lease, "/ipv4") != eip.to_string());
     eips.push(json!({"gateway": gateway, "ipv4": eip.to_string(), "blocks": blocks}));
     fields.insert("leases".to_owned(), json!(eips));
-    world.patch("EgressPortLease", None, node, &json!({"spec": spec}))
+    world.patch("EgressPortLease", None, &held.name_any(), &json!({"spec": spec}))
 }
 
 /// First port of the block that a gateway holds.
@@ -224,8 +221,8 @@ fn ports_in_use(world: &World) -> Result<()> {
     let server = world.serve()?;
     let held = Held::open(&pod.netns, server.address(), 20)?;
     world.until("the lease's status says so", || {
-        let lease = world.get("EgressPortLease", None, PLAIN)?;
-        let eips = lease.pointer("/status/eips").and_then(Value::as_array).cloned().unwrap_or_default();
+        let lease = world.lease_of(PLAIN, scene.eip(0))?;
+        let eips = lease.data.pointer("/status/eips").and_then(Value::as_array).cloned().unwrap_or_default();
         let ours = eips.iter().find(|entry| text(entry, "/ipv4") == scene.eip(0).to_string());
         let used = ours.and_then(|entry| entry.get("portsInUse")).and_then(Value::as_u64);
         ensure!(used >= Some(20), "{used:?} ports in use: {eips:?}");

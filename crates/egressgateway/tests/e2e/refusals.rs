@@ -90,8 +90,8 @@ fn strays(world: &World) -> Result<()> {
 
 /// The last port of the first block that a node holds of an EIP.
 fn leased_port(world: &World, node: &str, eip: IpAddr) -> Result<u16> {
-    let lease = world.get("EgressPortLease", None, node)?;
-    let leases = lease.pointer("/spec/leases").and_then(Value::as_array).cloned().unwrap_or_default();
+    let lease = world.lease_of(node, eip)?;
+    let leases = lease.data.pointer("/spec/leases").and_then(Value::as_array).cloned().unwrap_or_default();
     let ours = leases.iter().find(|lease| text(lease, "/ipv4") == eip.to_string());
     let number = |pointer: &str| ours.and_then(|lease| lease.pointer(pointer)).and_then(Value::as_u64);
     let last = number("/blocks/0/first").zip(number("/blocks/0/size")).map(|(first, size)| first + size - 1);

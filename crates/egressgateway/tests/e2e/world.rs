@@ -327,6 +327,18 @@ impl World {
         Ok(self.answered(self.ours(kind, namespace).list(&ListParams::default()))?.items)
     }
 
+    /// The part of a node's lease that has the EIP.
+    pub(crate) fn lease_of(&self, node: &str, eip: IpAddr) -> Result<DynamicObject> {
+        let is_of_node = |lease: &&DynamicObject| text(&lease.data, "/spec/nodeName") == node;
+        let has_eip = |lease: &DynamicObject| {
+            let leases = lease.data.pointer("/spec/leases").and_then(Value::as_array);
+            leases.into_iter().flatten().any(|lease| text(lease, "/ipv4") == eip.to_string())
+        };
+        let leases = self.list("EgressPortLease", None)?;
+        let found = leases.iter().filter(is_of_node).find(|lease| has_eip(lease));
+        found.cloned().with_context(|| format!("{node} holds nothing of {eip}"))
+    }
+
     fn ours(&self, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(api::names::GROUP, "v1beta1", kind));
         match namespace {
