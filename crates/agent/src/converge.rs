@@ -28,7 +28,7 @@ use datapath::diff::diff;
 use datapath::nft::TableFamily;
 use datapath::numbering::{Exhausted, Numbering};
 use datapath::state::DatapathState;
-use datapath::transaction::{Found, Interest, TableId, Transaction};
+use datapath::transaction::{Found, FoundTable, Interest, TableId, Transaction};
 use datapath::view::{ExistingFlows, NodeView, OwnTunnel, PodKey, Settings, SourceEip, Uplink};
 use model::EipPair;
 use model::mark::EgressId;
@@ -54,6 +54,8 @@ pub trait Kernel {
     fn surroundings(&mut self) -> Result<Surroundings, Self::Error>;
     /// What is there.
     fn read(&mut self, interest: &Interest) -> Result<Found, Self::Error>;
+    /// Generation of the ruleset: every commit by anybody raises it by one.
+    fn generation(&mut self) -> Result<u32, Self::Error>;
     /// Changes it.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), Self::Error>;
     /// Egress ids that live connections have.
@@ -152,6 +154,8 @@ pub struct Converger<K> {
     /// `None` before the first measurement
     port_use: Option<PortUse>,
     own_since: OwnSince,
+    /// The tables as they are while the ruleset has that generation
+    known_tables: Option<(u32, BTreeMap<TableId, FoundTable>)>,
 }
 
 /// Of each part of this node's lease its generation, and how far the whole had come when it got that.
@@ -183,6 +187,7 @@ impl<K: Kernel> Converger<K> {
             closed: None,
             port_use: None,
             own_since: OwnSince::new(),
+            known_tables: None,
         }
     }
 
@@ -285,17 +290,23 @@ impl<K: Kernel> Converger<K> {
         }
 
         let wanted = compile(&view, numbering);
-        let found = self.kernel.read(&interest(&wanted, &self.local.settings)).map_err(PassError::Read)?;
+        let found = self.read(interest(&wanted, &self.local.settings)).map_err(PassError::Read)?;
         let mut transaction = diff(&found, &wanted);
         outcome.changes = transaction.before.len() + transaction.nft.len() + transaction.after.len();
         outcome.repaired = outcome.changes > 0 && self.last_wanted.as_ref() == Some(&wanted);
         outcome.setup = self.setup_for(&view);
+        if transaction.nft.is_empty() {
+            self.known_tables = Some((found.generation, found.tables));
+        }
         if !transaction.is_empty() {
             let changes = outcome.changes;
             // A switch that is new must be on before anything is answered.
             transaction.nft.extend(renew(&wanted, ANSWERS_FOR_MS));
             let applied = self.kernel.apply(&transaction);
             applied.map_err(|source| PassError::Apply { changes, source })?;
+            if !transaction.nft.is_empty() {
+                self.remember_tables(found.generation, &wanted).map_err(PassError::Read)?;
+            }
         }
         outcome.complete = wanted.tunnel.is_some();
         if let (true, Some(tunnel)) = (is_changed || self.closed.is_none(), &wanted.tunnel) {
@@ -311,6 +322,35 @@ impl<K: Kernel> Converger<K> {
         self.last_wanted = Some(wanted);
         self.kernel_due = false;
         Ok(outcome)
+    }
+
+    /// Reads the kernel; its tables only if anybody has committed anything since the last pass.
+    fn read(&mut self, mut interest: Interest) -> Result<Found, K::Error> {
+        let known = match self.known_tables.take() {
+            Some((generation, tables)) if self.kernel.generation()? == generation => {
+                Some((generation, tables))
+            }
+            _ => None,
+        };
+        if known.is_some() {
+            interest.tables.clear();
+        }
+        let mut found = self.kernel.read(&interest)?;
+        if let Some((generation, tables)) = known {
+            (found.generation, found.tables) = (generation, tables);
+        }
+        Ok(found)
+    }
+
+    /// After a commit: the tables are as they were wanted, if nobody else has committed anything meanwhile.
+    fn remember_tables(&mut self, before: u32, wanted: &DatapathState) -> Result<(), K::Error> {
+        let now = self.kernel.generation()?;
+        let tables = wanted
+            .tables
+            .values()
+            .map(|table| (TableId { family: table.family, name: table.name.clone() }, FoundTable::of(table)));
+        self.known_tables = (now == before.wrapping_add(1)).then(|| (now, tables.collect()));
+        Ok(())
     }
 
     /// Reads the devices, where they may have changed.
@@ -393,10 +433,14 @@ impl<K: Kernel> Converger<K> {
         let Some(wanted) = &self.last_wanted else { return Ok(()) };
         let nft = renew(wanted, ANSWERS_FOR_MS);
         if nft.is_empty() {
-            Ok(())
-        } else {
-            self.kernel.apply(&Transaction { nft, ..Transaction::default() })
+            return Ok(());
         }
+        self.kernel.apply(&Transaction { nft, ..Transaction::default() })?;
+        if let Some((before, tables)) = self.known_tables.take() {
+            let now = self.kernel.generation()?;
+            self.known_tables = (now == before.wrapping_add(1)).then_some((now, tables));
+        }
+        Ok(())
     }
 
     /// Measures how many ports are in use.

@@ -171,6 +171,10 @@ impl converge::Kernel for Linux {
         Ok(self.kernel.read(interest)?)
     }
 
+    fn generation(&mut self) -> Result<u32, LinuxError> {
+        Ok(self.kernel.nft.generation()?)
+    }
+
     fn apply(&mut self, transaction: &Transaction) -> Result<(), LinuxError> {
         Ok(self.kernel.apply(transaction)?)
     }

@@ -21,9 +21,8 @@ pub(crate) struct Pace {
 impl Pace {
     /// When the status of a gateway with so many EIPs may be written again.
     pub(crate) fn due_at(&self, gateway: &str, eips: usize, settings: &Settings) -> Duration {
-        let is_small = eips < settings.long_list;
-        let of_all = settings.list_pause_ms_per_eip.saturating_mul(u64::try_from(eips).unwrap_or(u64::MAX));
-        let pause = Duration::from_millis(if is_small { 0 } else { of_all });
+        let eips = u64::try_from(eips).unwrap_or(u64::MAX);
+        let pause = Duration::from_millis(settings.list_pause_ms_per_eip.saturating_mul(eips));
         self.written_at.get(gateway).map_or(Duration::ZERO, |at| at.saturating_add(pause))
     }
 
@@ -104,7 +103,7 @@ mod tests {
         let settings = Settings::default();
         assert_eq!(pace.due_at("g", 1000, &settings), Duration::ZERO);
         pace.writes(["g".to_owned()], Duration::from_secs(10));
-        assert_eq!(pace.due_at("g", 1, &settings), Duration::from_secs(10));
+        assert_eq!(pace.due_at("g", 100, &settings), Duration::from_millis(10_300));
         assert_eq!(pace.due_at("g", 1000, &settings), Duration::from_secs(13));
         pace.wait(BTreeMap::from([("g".to_owned(), Duration::from_secs(13))]));
         assert_eq!(pace.next_due(), Some(Duration::from_secs(13)));

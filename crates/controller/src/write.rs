@@ -1,7 +1,8 @@
 //! Writes what differs between the plan and the objects.
 //!
 //! In steps, each complete before the next begins: what a step wrote is known to the one after it, ports are taken from
-//! one node before another gets them, as are EIPs from gateways, and a policy says that it is in force after everything that it needs is written.
+//! one node before another gets them, as are EIPs from gateways, and a policy says that it is in force after everything that
+//! it needs is written. A long list of EIPs in a gateway's status is nothing that it needs, and may come later.
 
 mod job;
 
@@ -362,7 +363,8 @@ impl Writer<'_> {
                 let wanted_by = eip.addresses().filter_map(|address| wanted_by.get(&address));
                 wanted_by.into_iter().flatten().any(|other| other != name)
             };
-            let may_wait = known.get(name).is_some_and(|record| {
+            let is_long = planned.status.eips().count() >= self.state.settings.long_list;
+            let may_wait = known.get(name).filter(|_| is_long).is_some_and(|record| {
                 record.moves.is_empty()
                     && is_observed(&object.metadata, conditions_of(object))
                     && only_lists_others(&record.status, &planned.status)

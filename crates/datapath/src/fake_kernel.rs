@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::nft::{Chain, Key, Set, Table, Value};
 use crate::state::{DatapathState, Route, RouteTarget};
-use crate::transaction::{
-    CounterValue, Found, FoundChain, FoundTable, NftCommand, RouteChange, SetShape, TableId, Transaction,
-};
+use crate::transaction::{Found, FoundTable, NftCommand, RouteChange, SetShape, TableId, Transaction};
 
 mod rules;
 
@@ -48,7 +46,7 @@ impl FakeKernel {
     /// What a reader finds.
     #[must_use]
     pub fn found(&self) -> Found {
-        let tables = self.tables.iter().map(|(id, table)| (id.clone(), found_table(table))).collect();
+        let tables = self.tables.iter().map(|(id, table)| (id.clone(), FoundTable::of(table))).collect();
         Found { state: self.state.clone(), tables, generation: self.generation }
     }
 
@@ -187,23 +185,6 @@ fn remove_tunnel(state: &mut DatapathState, name: &str) {
     // The directory of a device goes with it.
     let of_device = |path: &str| path.split('/').any(|part| part == name);
     state.sysctls.retain(|path, _| !of_device(path));
-}
-
-fn found_table(table: &Table) -> FoundTable {
-    FoundTable {
-        owned: true,
-        sets: table.sets.clone(),
-        timeouts: table.timeouts.keys().cloned().collect(),
-        counters: table.counters.iter().map(|name| (name.clone(), CounterValue::default())).collect(),
-        chains: table
-            .chains
-            .iter()
-            .map(|(name, chain)| {
-                let rules = chain.rules.iter().map(crate::nft::Rule::content_hash).collect();
-                (name.clone(), FoundChain { hook: chain.hook.clone(), rules })
-            })
-            .collect(),
-    }
 }
 
 fn execute(tables: &mut BTreeMap<TableId, Table>, command: &NftCommand) -> Result<(), Refusal> {

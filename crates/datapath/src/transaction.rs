@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::nft::{BaseChain, DataType, FieldType, Key, Rule, Set, TableFamily, Timeout, Value};
+use crate::nft::{BaseChain, Chain, DataType, FieldType, Key, Rule, Set, Table, TableFamily, Timeout, Value};
 use crate::state::{DatapathState, ProxyNeighbour, Route, RoutingRule, TunnelDevice, TunnelPeer};
 
 /// Everything that leads from what is there to what shall be there.
@@ -316,6 +316,24 @@ pub struct FoundTable {
     pub timeouts: BTreeSet<String>,
     /// Chains
     pub chains: BTreeMap<String, FoundChain>,
+}
+
+impl FoundTable {
+    /// As a table is found that was just written so.
+    #[must_use]
+    pub fn of(table: &Table) -> Self {
+        let chain = |chain: &Chain| FoundChain {
+            hook: chain.hook.clone(),
+            rules: chain.rules.iter().map(Rule::content_hash).collect(),
+        };
+        Self {
+            owned: true,
+            sets: table.sets.clone(),
+            timeouts: table.timeouts.keys().cloned().collect(),
+            counters: table.counters.iter().map(|name| (name.clone(), CounterValue::default())).collect(),
+            chains: table.chains.iter().map(|(name, found)| (name.clone(), chain(found))).collect(),
+        }
+    }
 }
 
 /// A chain as it is in the kernel.

@@ -136,6 +136,10 @@ impl Kernel for Machine {
         Ok(self.inner().fake.found())
     }
 
+    fn generation(&mut self) -> Result<u32, Refusal> {
+        Ok(self.inner().fake.found().generation)
+    }
+
     fn apply(&mut self, transaction: &Transaction) -> Result<(), Refusal> {
         let mut inner = self.inner_mut();
         inner.is_current = false;

@@ -19,6 +19,7 @@ struct Machine {
     ended: Vec<IpAddr>,
     closed: Vec<String>,
     cut: Vec<(IpAddr, IpAddr)>,
+    table_reads: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +46,14 @@ impl Kernel for Machine {
         Ok(Surroundings { uplink: self.has_uplink.then_some(uplink), pod_interfaces: BTreeMap::new() })
     }
 
-    fn read(&mut self, _: &Interest) -> Result<Found, MachineError> {
-        Ok(self.fake.found())
+    fn read(&mut self, interest: &Interest) -> Result<Found, MachineError> {
+        self.table_reads += usize::from(!interest.tables.is_empty());
+        let tables = self.fake.found().tables.into_iter().filter(|(id, _)| interest.tables.contains(id));
+        Ok(Found { tables: tables.collect(), ..self.fake.found() })
+    }
+
+    fn generation(&mut self) -> Result<u32, MachineError> {
+        Ok(self.fake.found().generation)
     }
 
     fn apply(&mut self, transaction: &Transaction) -> Result<(), MachineError> {
@@ -191,6 +198,23 @@ fn what_others_removed_is_put_back_and_counted_as_a_repair() {
     let outcome = pass(&mut source);
     assert!(outcome.changes > 0 && outcome.repaired);
     assert_eq!(pass(&mut source).changes, 0);
+}
+
+#[test]
+fn tables_are_read_again_only_after_somebody_else_has_committed() {
+    let mut source = start("n1", machine(), world());
+    pass(&mut source);
+    let reads = source.kernel.table_reads;
+    for carrier in ["g2", "g1", "g2"] {
+        source.report(report(Some(carrier), &[]));
+        assert!(pass(&mut source).changes > 0);
+        source.renew_answers().unwrap();
+    }
+    assert_eq!(source.kernel.table_reads, reads);
+    source.kernel.fake.flush_ruleset();
+    source.report(report(Some("g1"), &[]));
+    assert!(pass(&mut source).changes > 3, "all is put back");
+    assert_eq!(source.kernel.table_reads, reads + 1);
 }
 
 #[test]
