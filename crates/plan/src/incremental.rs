@@ -18,7 +18,7 @@ use model::cluster::{Pod, PodKey};
 use model::policy::PolicyKey;
 use model::port_lease::{LeaseName, parts_of};
 
-use crate::leases::{self, Holders};
+use crate::leases::{self, Former, Holders};
 use crate::outcome::{self, Plan};
 use crate::selection::Selection;
 use crate::settings::Settings;
@@ -46,6 +46,8 @@ pub struct Planner {
 struct Stale {
     /// Everything
     whole: bool,
+    /// Nothing of the last plan is to be relied on
+    anew: bool,
     /// Which pods policies select
     selection: bool,
     /// Networks of the cluster
@@ -113,13 +115,13 @@ impl Planner {
     /// Whether there is something to plan.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        let Stale { whole, selection, networks, policies, eips, nodes } = &self.stale;
+        let Stale { whole, anew: _, selection, networks, policies, eips, nodes } = &self.stale;
         *whole || *selection || *networks || !policies.is_empty() || !eips.is_empty() || !nodes.is_empty()
     }
 
     /// The next plan is made from nothing, and counts as new as a whole: what was planned could not be written.
     pub fn forget(&mut self) {
-        self.stale.whole = true;
+        (self.stale.whole, self.stale.anew) = (true, true);
     }
 
     /// Takes an event in. Whether the plan may depend on it.
@@ -370,7 +372,9 @@ impl Planner {
         if self.stale.selection {
             self.selection = Selection::of(&self.snapshot);
         }
-        (self.plan, self.workings) = compute(&self.snapshot, &self.selection, &self.holders);
+        let stale = (!self.stale.anew).then_some(&self.stale.eips);
+        let former = Former { workings: std::mem::take(&mut self.workings), stale };
+        (self.plan, self.workings) = compute(&self.snapshot, &self.selection, &self.holders, former);
         self.slices_of.clear();
         for (key, slice) in self.snapshot.slices.iter().chain(&self.plan.slices) {
             self.slices_of.entry(slice.policy.clone()).or_default().insert(key.clone());

@@ -25,6 +25,7 @@ use model::{EipPair, PortBlock, PortSpace};
 
 pub(crate) use self::objects::of_node;
 pub use self::objects::{lease_of, object_ends_at_s, objects};
+use crate::Workings;
 use crate::eips::Allocation;
 use crate::gateways::Gateways;
 use crate::selection::Selection;
@@ -110,20 +111,44 @@ pub fn is_eager(snapshot: &ClusterSnapshot, uses: &EipUses) -> bool {
     nodes <= EAGER_NODES && nodes.saturating_mul(uses.len()) <= EAGER_LEASES
 }
 
+/// What was planned last, of which that stays on which nothing that it was made from has changed.
+#[derive(Default)]
+pub(crate) struct Former<'a> {
+    pub(crate) workings: Workings,
+    /// EIPs of which something has changed but their use
+    pub(crate) stale: Option<&'a BTreeSet<EipPair>>,
+}
+
+impl Former<'_> {
+    /// The plan of an EIP that is used like that, by every node.
+    fn take(&mut self, eip: EipPair, usage: Option<&EipUse>) -> Option<EipPlan> {
+        let is_stale = self.stale.is_none_or(|stale| stale.contains(&eip));
+        if is_stale || self.workings.uses.get(&eip) != usage {
+            return None;
+        }
+        self.workings.ports.remove(&eip)
+    }
+}
+
 /// Plans the ports of every EIP.
 #[must_use]
-pub fn plan(
+pub(crate) fn plan(
     snapshot: &ClusterSnapshot,
     uses: &EipUses,
     holders: &Holders,
     selection: &Selection,
+    mut former: Former<'_>,
 ) -> BTreeMap<EipPair, EipPlan> {
     let (nobody, all) = (BTreeSet::new(), snapshot.nodes.keys().map(String::as_str).collect());
     let eager = is_eager(snapshot, uses);
     let eips: BTreeSet<EipPair> = uses.keys().chain(holders.keys()).copied().collect();
+    let is_like_before = eager && former.workings.eager && snapshot.nodes.keys().eq(&former.workings.nodes);
     let plans = eips.into_iter().map(|eip| {
         let (usage, holders) = (uses.get(&eip), holders.get(&eip));
-        let plan = if eager {
+        let known = if is_like_before { former.take(eip, usage) } else { None };
+        let plan = if let Some(known) = known {
+            known
+        } else if eager {
             of_eip(snapshot, eip, usage, holders, if usage.is_some() { &all } else { &nobody })
         } else {
             of_eip(snapshot, eip, usage, holders, &wanting(snapshot, usage, selection))

@@ -44,13 +44,13 @@ pub use settings::{Failover, Settings};
 pub use snapshot::{ClusterSnapshot, Event};
 pub use violations::violations;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use model::policy::PolicyKey;
 use model::{EipPair, IpPool};
 
-use crate::leases::{EipPlan, EipUses};
+use crate::leases::{EipPlan, EipUses, Former};
 
 #[cfg(test)]
 mod tests;
@@ -58,7 +58,7 @@ mod tests;
 /// Decides everything that the controller decides.
 #[must_use]
 pub fn plan(snapshot: &ClusterSnapshot) -> Plan {
-    compute(snapshot, &Selection::of(snapshot), &leases::holders(snapshot)).0
+    compute(snapshot, &Selection::of(snapshot), &leases::holders(snapshot), Former::default()).0
 }
 
 /// What a plan was made from, kept to plan parts of it again.
@@ -70,6 +70,8 @@ pub(crate) struct Workings {
     pub(crate) eip_of: BTreeMap<PolicyKey, EipPair>,
     /// Whether every node gets ports before it needs them
     pub(crate) eager: bool,
+    /// Nodes that there were
+    pub(crate) nodes: BTreeSet<String>,
     /// Who holds which ports of each EIP
     pub(crate) ports: BTreeMap<EipPair, EipPlan>,
     /// All addresses of all pools
@@ -89,6 +91,7 @@ pub(crate) fn compute(
     snapshot: &ClusterSnapshot,
     selection: &Selection,
     holders: &leases::Holders,
+    former: Former<'_>,
 ) -> (Plan, Workings) {
     let tunnels = tunnels::plan(snapshot);
     let gateways = gateways::examine(snapshot);
@@ -96,7 +99,7 @@ pub(crate) fn compute(
     let placement = placement::place(snapshot, &gateways, &tunnels, &allocation);
     let policy_plans = outcome::policy_plans(snapshot, &gateways, &allocation, &placement, selection);
     let uses = leases::uses(&gateways, &allocation);
-    let ports = leases::plan(snapshot, &uses, holders, selection);
+    let ports = leases::plan(snapshot, &uses, holders, selection, former);
     let gateway_plans =
         outcome::gateway_plans(snapshot, &gateways, &tunnels, &allocation, &placement, &ports);
     let moves_wake_at_s = moves::wake_at_s(snapshot, &gateways);
@@ -115,5 +118,6 @@ pub(crate) fn compute(
     let eip_of = uses.iter().flat_map(|(eip, usage)| usage.policies.iter().map(|key| (key.clone(), *eip)));
     let eip_of = eip_of.collect();
     let (eager, pools) = (leases::is_eager(snapshot, &uses), [gateways.all_v4, gateways.all_v6]);
-    (plan, Workings { uses, eip_of, eager, ports, pools, moves_wake_at_s })
+    let nodes = snapshot.nodes.keys().cloned().collect();
+    (plan, Workings { uses, eip_of, eager, nodes, ports, pools, moves_wake_at_s })
 }

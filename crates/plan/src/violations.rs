@@ -160,26 +160,26 @@ fn moves(snapshot: &ClusterSnapshot, plan: &Plan, found: &mut BTreeSet<Violation
         .iter()
         .flat_map(|(node, record)| record.tunnel.claims.iter().map(move |claim| (claim.eip, node.as_str())))
         .collect();
-    let mut told: BTreeMap<EipPair, BTreeSet<&str>> = BTreeMap::new();
-    for status in snapshot.policies.values().map(|record| &record.status) {
-        if let (Some(eip), Some(node)) = (status.eip, &status.node) {
-            told.entry(eip).or_default().insert(node);
-        }
-    }
+    // Where policies say that an EIP is that they keep.
+    let told = |eip: EipPair, policies: &BTreeSet<PolicyKey>| {
+        let statuses = policies.iter().filter_map(|key| Some(&snapshot.policies.get(key)?.status));
+        let nodes =
+            statuses.filter(|status| status.eip == Some(eip)).filter_map(|status| status.node.as_deref());
+        let nodes: BTreeSet<&str> = nodes.collect();
+        nodes.first().copied().filter(|_| nodes.len() == 1)
+    };
     for (name, planned) in &plan.gateways {
         let Some(record) = snapshot.gateways.get(name) else { continue };
         let mut listed: BTreeMap<EipPair, Vec<Option<&str>>> = BTreeMap::new();
         for (eip, node, _) in record.status.eips() {
             listed.entry(eip).or_default().push(node);
         }
-        for (eip, after, _) in planned.status.eips() {
+        for (eip, after, policies) in planned.status.eips() {
             // A status that has the EIP twice can't be kept whole; what is not listed yet is where its policies say.
             let before = match listed.get(&eip).map(Vec::as_slice) {
                 Some([before]) => *before,
                 Some(_) => None,
-                None => {
-                    told.get(&eip).filter(|nodes| nodes.len() == 1).and_then(|nodes| nodes.first()).copied()
-                }
+                None => told(eip, policies),
             };
             let (Some(before), Some(after)) = (before, after) else {
                 continue;
