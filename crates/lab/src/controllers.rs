@@ -1,7 +1,7 @@
 //! The controllers of a cluster, as functions of what is known: each answers what it wants done.
 //!
 //! ```text
-//!   watches -> World -> nodes, EndpointSlices, DaemonSets, Deployments, ReplicaSets, scheduler -> actions -> API server
+//!   watches -> World -> nodes, EndpointSlices, DaemonSets, Deployments, …, scheduler -> actions -> API server
 //!                ^                                                                            |
 //!                +--------------------------- answers to the writes --------------------------+
 //! ```
@@ -10,10 +10,12 @@ pub(crate) mod action;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
+mod job;
 mod node_lifecycle;
 mod replica_set;
 mod run;
 mod scheduler;
+mod stateful_set;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
@@ -35,6 +37,8 @@ fn decide(world: &World, settings: &Settings, now: Timestamp) -> Vec<Action> {
     actions.extend(daemon_set::reconcile(world, now));
     actions.extend(deployment::reconcile(world, now));
     actions.extend(replica_set::reconcile(world, now));
+    actions.extend(stateful_set::reconcile(world, now));
+    actions.extend(job::reconcile(world, now));
     actions.extend(scheduler::reconcile(world, now));
     actions
 }
@@ -90,12 +94,15 @@ fn status_patch<S: Serialize>(kind: Kind, key: Key, old: Option<&S>, new: &S) ->
 
 /// An event that `kubectl describe` shows.
 fn event<K: Resource>(what: (&str, &str), object: &K, reason: &str, message: &str, now: Timestamp) -> Action {
-    let kind = if matches!(reason, "FailedScheduling" | "NodeNotReady") { "Warning" } else { "Normal" };
+    let warnings = ["FailedScheduling", "NodeNotReady", "BackoffLimitExceeded", "DeadlineExceeded"];
+    let kind = if warnings.contains(&reason) { "Warning" } else { "Normal" };
     let component = match what.1 {
         "Pod" => "default-scheduler",
         "Node" => "node-controller",
         "ReplicaSet" => "replicaset-controller",
         "DaemonSet" => "daemonset-controller",
+        "StatefulSet" => "statefulset-controller",
+        "Job" => "job-controller",
         _ => "deployment-controller",
     };
     let object = event_object(what, object, (kind, reason, message), component, now);

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   kubectl --> 127.0.0.1:PORT ---+
-//!                                 |          +-- controllers (Deployment, ReplicaSet, DaemonSet, nodes)
+//!                                 |          +-- controllers (Deployment, StatefulSet, Job, nodes, …)
 //!                             API server <---+-- scheduler
 //!                                 |          +-- one kubelet per node --> pods' processes
 //!   agents, controller ---> 10.6.0.10:6443

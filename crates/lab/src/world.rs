@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -169,6 +170,10 @@ pub(crate) struct World {
     pub(crate) replica_sets: Objects<ReplicaSet>,
     /// DaemonSets.
     pub(crate) daemon_sets: Objects<DaemonSet>,
+    /// StatefulSets.
+    pub(crate) stateful_sets: Objects<StatefulSet>,
+    /// Jobs.
+    pub(crate) jobs: Objects<Job>,
     /// Services.
     pub(crate) services: Objects<Service>,
     /// EndpointSlices.
@@ -189,6 +194,8 @@ impl World {
             && self.deployments.synced
             && self.replica_sets.synced
             && self.daemon_sets.synced
+            && self.stateful_sets.synced
+            && self.jobs.synced
             && self.services.synced
             && self.endpoint_slices.synced
             && self.leases.synced
@@ -229,6 +236,8 @@ impl World {
             WorldEvent::Deployment(event) => drop(self.deployments.absorb(event)),
             WorldEvent::ReplicaSet(event) => drop(self.replica_sets.absorb(event)),
             WorldEvent::DaemonSet(event) => drop(self.daemon_sets.absorb(event)),
+            WorldEvent::StatefulSet(event) => drop(self.stateful_sets.absorb(event)),
+            WorldEvent::Job(event) => drop(self.jobs.absorb(event)),
             WorldEvent::Service(event) => drop(self.services.absorb(event)),
             WorldEvent::EndpointSlice(event) => drop(self.endpoint_slices.absorb(event)),
             WorldEvent::Lease(event) => {
@@ -258,6 +267,10 @@ pub(crate) enum WorldEvent {
     ReplicaSet(Event<ReplicaSet>),
     /// About a DaemonSet.
     DaemonSet(Event<DaemonSet>),
+    /// About a StatefulSet.
+    StatefulSet(Event<StatefulSet>),
+    /// About a Job.
+    Job(Event<Job>),
     /// About a Service.
     Service(Event<Service>),
     /// About an EndpointSlice.
@@ -277,6 +290,8 @@ pub(crate) async fn watch(client: Client, events: mpsc::Sender<WorldEvent>) {
         watch_kind(Api::all(client.clone()), WorldEvent::Deployment, &events),
         watch_kind(Api::all(client.clone()), WorldEvent::ReplicaSet, &events),
         watch_kind(Api::all(client.clone()), WorldEvent::DaemonSet, &events),
+        watch_kind(Api::all(client.clone()), WorldEvent::StatefulSet, &events),
+        watch_kind(Api::all(client.clone()), WorldEvent::Job, &events),
         watch_kind(Api::all(client.clone()), WorldEvent::Service, &events),
         watch_kind(Api::all(client), WorldEvent::EndpointSlice, &events),
         watch_kind(leases, WorldEvent::Lease, &events),

@@ -1,6 +1,7 @@
 //! What controllers want done, as data; [`perform`] does it.
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -24,6 +25,10 @@ pub(crate) enum Kind {
     Deployment,
     /// DaemonSet.
     DaemonSet,
+    /// StatefulSet.
+    StatefulSet,
+    /// Job.
+    Job,
     /// Event.
     Event,
     /// EndpointSlice.
@@ -110,6 +115,19 @@ pub(crate) async fn perform(client: &Client, world: &mut World, action: Action) 
             let done = write::<DaemonSet>(&namespaced(client, &namespace), action).await?;
             if let Done::Object(set) = done {
                 world.daemon_sets.set(*set);
+            }
+        }
+        Kind::StatefulSet => {
+            let done = write::<StatefulSet>(&namespaced(client, &namespace), action).await?;
+            if let Done::Object(set) = done {
+                world.stateful_sets.set(*set);
+            }
+        }
+        Kind::Job => {
+            let done = write::<Job>(&namespaced(client, &namespace), action).await?;
+            match done {
+                Done::Object(job) => drop(world.jobs.set(*job)),
+                Done::Gone(key) => forget(&mut world.jobs, &key),
             }
         }
         Kind::Node => {

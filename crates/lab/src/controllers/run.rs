@@ -59,13 +59,19 @@ pub(crate) async fn run(
         if !world.in_sync() || !settings.decides {
             continue;
         }
-        let all_done = settle(&client, &mut world, &settings, &listeners).await;
+        let all_done = settle(&client, &mut world, &settings, &listeners, &mut events).await;
         wait = if all_done { until_deadline(&world, &settings) } else { RETRY };
     }
 }
 
 /// Decides and does, until nothing is left to do; says whether all of it worked.
-async fn settle(client: &Client, world: &mut World, settings: &Settings, listeners: &PodListeners) -> bool {
+async fn settle(
+    client: &Client,
+    world: &mut World,
+    settings: &Settings,
+    listeners: &PodListeners,
+    events: &mut mpsc::Receiver<WorldEvent>,
+) -> bool {
     for _ in 0..ROUNDS_MAX {
         let actions = decide(world, settings, Timestamp::now());
         if actions.is_empty() {
@@ -75,6 +81,10 @@ async fn settle(client: &Client, world: &mut World, settings: &Settings, listene
         for action in actions {
             let is_event = matches!(&action, Action::Create { kind: Kind::Event, .. });
             let outcome = perform(client, world, action).await;
+            // A thousand writes take longer than a node may be silent: what was said meanwhile is heard meanwhile.
+            while let Ok(event) = events.try_recv() {
+                world.absorb(event, Timestamp::now());
+            }
             // Without waiting for the watch: a kubelet may start at once.
             tell(world, listeners);
             match outcome {
