@@ -87,6 +87,50 @@ fn a_killed_agent_is_started_again() {
     assert_eq!(restarts_of_agent(&lab, "worker-node-1"), "0");
 }
 
+/// As a new build does: the file goes, and another one takes its name.
+fn replace(program: &std::path::Path) {
+    std::fs::remove_file(program).expect("removed");
+    std::fs::write(program, "no program\n").expect("written");
+}
+
+#[test]
+fn a_lab_goes_on_with_the_program_that_it_began_with() {
+    let _alone = alone();
+    if !has_kubectl() {
+        return;
+    }
+    let mut options = options("rebuilt");
+    let directory = tempfile::tempdir().expect("a directory");
+    let copy = directory.path().join("egressgateway");
+    std::fs::copy(&options.program, &copy).expect("copied");
+    let whole = std::mem::replace(&mut options.program, copy.clone());
+    let Some(lab) = up(&options) else { return };
+    replace(&copy);
+    // A container that starts again, a pod that is new, and a command in it.
+    lab.fault(Fault::KillAgent { node: "worker-node-2".to_string() }).expect("killed");
+    until("the agent was restarted", || match restarts_of_agent(&lab, "worker-node-2").as_str() {
+        "1" => Ok(()),
+        other => Err(other.to_string()),
+    });
+    text(&kubectl(&lab, &["rollout", "restart", "-n", "kube-system", "daemonset/egressgateway-agent"]));
+    let arguments =
+        ["rollout", "status", "-n", "kube-system", "daemonset/egressgateway-agent", "--timeout=60s"];
+    text(&kubectl(&lab, &arguments));
+    let deployed = crate::setup::deployment("web", 1);
+    text(&crate::setup::kubectl_with_input(&lab, &["apply", "-f", "-"], &deployed));
+    text(&kubectl(&lab, &["rollout", "status", "deployment", "web", "--timeout=60s"]));
+    let said = text(&kubectl(
+        &lab,
+        &["exec", "deployment/web", "--", "/opt/egressgateway/bin/egressgateway", "--help"],
+    ));
+    assert!(said.starts_with("usage: egressgateway"), "{said}");
+    // Another program of the same project asks it, as after every new build.
+    let mut exec = std::process::Command::new(whole);
+    let name = options.name.as_str();
+    exec.args(["lab", "exec", "--name", name, "worker-node-1", "--", "hostname"]);
+    assert_eq!(text(&exec.output().expect("runs")).trim(), "worker-node-1");
+}
+
 #[test]
 fn pods_live_through_an_outage_of_the_api_server() {
     let _alone = alone();
