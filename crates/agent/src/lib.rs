@@ -20,6 +20,7 @@
 
 pub mod activation;
 pub mod announcer;
+mod cleanup;
 pub mod control_loop;
 pub mod converge;
 pub mod debug;
@@ -39,4 +40,5 @@ pub mod watches;
 #[cfg(test)]
 mod world;
 
+pub use cleanup::{Removed, cleanup};
 pub use run::run;

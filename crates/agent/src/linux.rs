@@ -136,12 +136,13 @@ impl Linux {
     }
 }
 
-fn ours() -> FlowFilter {
+/// Connections that have an EIP.
+pub(crate) fn ours() -> FlowFilter {
     FlowFilter { mark: Some((BASE, BASE_MASK)), source: None }
 }
 
 /// A kernel without connection tracking has no connections.
-fn unless_absent<T: Default>(result: kernel::Result<T>) -> kernel::Result<T> {
+pub(crate) fn unless_absent<T: Default>(result: kernel::Result<T>) -> kernel::Result<T> {
     match result {
         Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOENT)) => {
             Ok(T::default())

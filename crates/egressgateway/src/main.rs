@@ -19,10 +19,13 @@ commands:
 Each is also started by a link to this program that has its name.
 `egressgateway COMMAND --help` says more.";
 
-const AGENT_USAGE: &str = "usage: egressgateway agent
+const AGENT_USAGE: &str = "usage: egressgateway agent [cleanup]
 
 Runs the agent of the node that NODE_NAME names. Other settings come from the environment too (CONFIGMAP_PATH names a file
-with more), and the API server from KUBECONFIG or the pod's service account.";
+with more), and the API server from KUBECONFIG or the pod's service account.
+
+With `cleanup` it runs none, but takes everything off the node that agents have put there: devices, rules, routes, tables
+and connections. For the end of an installation, when no agent runs here any more.";
 
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
@@ -64,10 +67,11 @@ fn run(name: &str, arguments: &[OsString]) -> Option<ExitCode> {
     })
 }
 
-/// Takes no arguments, and must not start as if none had been given.
+/// Must not start as if no arguments had been given where there are some.
 fn agent(arguments: &[String]) -> ExitCode {
     match arguments {
         [] => finish(agent::run()),
+        [cleanup] if cleanup == "cleanup" => finish(agent::cleanup().map(|removed| println!("{removed}"))),
         [help] if matches!(help.as_str(), "-h" | "--help" | "help") => {
             println!("{AGENT_USAGE}");
             ExitCode::SUCCESS
