@@ -1,5 +1,6 @@
 //! All metrics of the agent. Labels are bounded by the program, not by the cluster, except for EIPs that a gateway carries.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,6 +9,7 @@ use datapath::transaction::CounterValue;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
@@ -33,6 +35,24 @@ pub struct Metrics {
     pub policies: Gauge,
     /// Local pods that a policy selects
     pub selected_pods: Gauge,
+    /// Announcements of EIPs
+    pub announced: Announced,
+}
+
+/// Announcements by the address that they are about. Requests for EIPs and the answers are the kernel's, and not counted.
+#[derive(Clone, Debug, Default)]
+pub struct Announced(Family<Ip, Gauge>);
+
+impl Announced {
+    /// One more was sent.
+    pub fn count(&self, address: IpAddr) {
+        self.0.get_or_create(&Ip { ip: address.to_string() }).inc();
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ip {
+    ip: String,
 }
 
 impl Metrics {
@@ -48,7 +68,11 @@ impl Metrics {
             without_carrier: Gauge::default(),
             policies: Gauge::default(),
             selected_pods: Gauge::default(),
+            announced: Announced::default(),
         };
+        // The name that dashboards know has no `_total` at its end, which the encoder gives every counter.
+        let text = "Unasked announcements of an EIP that this node sent";
+        registry.register("egressgateway_layer2_gratuitous_sent", text, metrics.announced.0.clone());
         let agent = registry.sub_registry_with_prefix("egressgateway_agent");
         agent.register("transactions", "Passes that changed the kernel", metrics.transactions.clone());
         agent.register("errors", "Passes that failed", metrics.errors.clone());
@@ -145,5 +169,23 @@ impl Collector for ProbeCollector {
             counter.encode(described)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn announcements_are_counted_by_address_under_the_name_that_dashboards_know() {
+        let mut registry = Registry::default();
+        let counters = KernelCounters::new(Vec::new);
+        let metrics = Metrics::register(&mut registry, Arc::default(), Arc::new(counters));
+        for _ in 0..3 {
+            metrics.announced.count(IpAddr::from([10, 6, 168, 201]));
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains("egressgateway_layer2_gratuitous_sent{ip=\"10.6.168.201\"} 3\n"), "{text}");
     }
 }

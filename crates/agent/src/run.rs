@@ -87,11 +87,15 @@ async fn serve(config: Config) -> Result<()> {
             Ok(())
         });
     }
+    let (mut announce, announced) = (linux::announcer()?, metrics.announced.clone());
     let (wishes, wishes_out) = watch::channel(Wish::default());
     let outbox = Outbox {
         probe: probe.clone(),
         probe_key: key.public(),
-        announcer: Announcer::start(linux::announcer()?)?,
+        announcer: Announcer::start(move |uplink, address| {
+            announce(uplink, address);
+            announced.count(address);
+        })?,
         wishes,
         disk: state_dir.as_deref().map(disk).transpose()?,
         metrics,
