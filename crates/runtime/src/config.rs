@@ -67,8 +67,6 @@ pub struct Feature {
     pub max_endpoints_per_slice: usize,
     /// `mark`: base of all marks
     pub mark_base: u32,
-    /// `announcedInterfacesToExclude`: patterns of interfaces on which EIPs are not answered for
-    pub announce_exclude: Vec<String>,
     /// `noGatewayAction`: what becomes of selected traffic while no gateway lives
     pub no_gateway_action: NoGatewayAction,
     /// `existingFlows`: what becomes of connections that are older than the policy
@@ -128,8 +126,6 @@ pub struct Vxlan {
     pub port: u16,
     /// `vxlan.mtu`; 0: what the interface below leaves
     pub mtu: u32,
-    /// `vxlan.disableChecksumOffload`
-    pub disable_checksum_offload: bool,
 }
 
 impl Default for Feature {
@@ -141,16 +137,9 @@ impl Default for Feature {
             tunnel_subnet_v6: Ipv6Net::new_assert([0xfd11, 0, 0, 0, 0, 0, 0, 0].into(), 112),
             tunnel_interface: None,
             tunnel_custom_interfaces: Vec::new(),
-            vxlan: Vxlan {
-                name: "egress.vxlan".to_owned(),
-                id: 100,
-                port: 7789,
-                mtu: 0,
-                disable_checksum_offload: false,
-            },
+            vxlan: Vxlan { name: "egress.vxlan".to_owned(), id: 100, port: 7789, mtu: 0 },
             max_endpoints_per_slice: 100,
             mark_base: 0x2600_0000,
-            announce_exclude: vec!["^cali.*".to_owned(), "^br-.*".to_owned()],
             no_gateway_action: NoGatewayAction::default(),
             existing_flows: ExistingFlows::default(),
             start_guard: true,
@@ -298,16 +287,36 @@ fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// Keys that other versions read and this one accepts without effect.
-const WITHOUT_EFFECT: &[&str] = &[
-    "datapathMode",
-    "enableGatewayReplyRoute",
-    "gatewayReplyRouteTable",
-    "gatewayReplyRouteMark",
-    "iptables",
-    "clusterCIDR",
-    "cachesyncsyncperiodsecond",
+/// Keys that other versions read and that do nothing here: path, values that ask for nothing (those of charts and of programs
+/// of the reference implementation), and why.
+const WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
+    ("datapathMode", &[r#""""#, r#""iptables""#], "there is one datapath, of nf_tables"),
+    ("enableGatewayReplyRoute", &["false"], "answers find their way without routes of their own"),
+    ("gatewayReplyRouteTable", &["0", "600"], "answers find their way without routes of their own"),
+    ("gatewayReplyRouteMark", &["0", "39"], "answers find their way without routes of their own"),
+    ("iptables.backendMode", &[r#""""#, r#""auto""#], "nothing is written by iptables"),
+    ("iptables.refreshIntervalSecond", &["90"], "changes of others are heard of at once"),
+    ("iptables.postWriteIntervalSecond", &["1"], "nothing is written by iptables"),
+    ("iptables.initialPostWriteIntervalSecond", &["0"], "nothing is written by iptables"),
+    ("iptables.lockTimeoutSecond", &["0"], "nothing is written by iptables"),
+    ("iptables.lockProbeIntervalMillis", &["50"], "nothing is written by iptables"),
+    ("iptables.lockFilePath", &[r#""/run/xtables.lock""#], "nothing is written by iptables"),
+    ("iptables.restoreSupportsLock", &["true", "false"], "nothing is written by iptables"),
+    (
+        "announcedInterfacesToExclude",
+        &["[]", r#"["^cali.*","br-*"]"#, r#"["^cali.*","^br-.*"]"#],
+        "EIPs are announced on one interface of a node only: that of the default route, or the one that tunnelDetectMethod names",
+    ),
+    ("vxlan.disableChecksumOffload", &["false"], "the kernel's offloads are left as they are"),
+    (
+        "mark",
+        &[r#""0x26000000""#, "637534208", r#""""#],
+        "it is seen in the status of EgressTunnels only: in the kernel all marks begin with 0x26",
+    ),
+    ("cachesyncsyncperiodsecond", &["1800"], "watches need no lists between"),
 ];
+/// Keys that only the chart reads.
+const OF_THE_CHART: [&str; 2] = ["iptables", "clusterCIDR"];
 
 impl Feature {
     fn read(reader: &mut Reader) -> Self {
@@ -331,14 +340,9 @@ impl Feature {
                 id: reader.number("vxlan.id", defaults.vxlan.id.into(), 1..=0x00ff_ffff),
                 port: reader.number("vxlan.port", defaults.vxlan.port.into(), 1..=65535),
                 mtu: reader.number("vxlan.mtu", 0, 0..=65535),
-                disable_checksum_offload: reader.bool("vxlan.disableChecksumOffload", false),
             },
             max_endpoints_per_slice: reader.number("maxNumberEndpointPerSlice", 100, 1..=10_000),
             mark_base: mark_base(reader, defaults.mark_base),
-            announce_exclude: match reader.texts("announcedInterfacesToExclude") {
-                Some(patterns) => patterns,
-                None => defaults.announce_exclude,
-            },
             no_gateway_action: reader.choice(
                 "noGatewayAction",
                 &[
@@ -374,7 +378,10 @@ impl Feature {
                 0..=31_536_000,
             ),
         };
-        for key in WITHOUT_EFFECT {
+        for (key, ask_for_nothing, why) in WITHOUT_EFFECT {
+            reader.idle(key, ask_for_nothing, why);
+        }
+        for key in OF_THE_CHART {
             reader.accept(key);
         }
         if !feature.ipv4 && !feature.ipv6 {

@@ -11,6 +11,7 @@ pub(super) struct Reader {
     document: Value,
     asked: BTreeSet<String>,
     wrong: Vec<String>,
+    idle: Vec<String>,
 }
 
 impl Reader {
@@ -28,10 +29,10 @@ impl Reader {
         if !document.is_object() && !document.is_null() {
             wrong.push("CONFIGMAP_PATH: not a list of settings; write `key: value` lines".to_owned());
         }
-        Self { document, asked: BTreeSet::new(), wrong }
+        Self { document, asked: BTreeSet::new(), wrong, idle: Vec::new() }
     }
 
-    /// What was wrong, and the keys that nobody asked for.
+    /// What was wrong; and what has no effect: keys that ask for nothing that is done, and keys that nobody asked for.
     pub(super) fn finish(self) -> (Vec<String>, Vec<String>) {
         let mut unknown = Vec::new();
         unasked(&self.document, "", &self.asked, &mut unknown);
@@ -41,7 +42,7 @@ impl Reader {
             let hint = meant.map(|known| format!("; is `{known}` meant?")).unwrap_or_default();
             format!("conf.yml: {path}: unknown key, ignored{hint}")
         });
-        (self.wrong, warnings.collect())
+        (self.wrong, self.idle.into_iter().chain(warnings).collect())
     }
 
     pub(super) fn wrong(&mut self, path: &str, problem: &str) {
@@ -51,6 +52,14 @@ impl Reader {
     /// Reads past a key and all below it.
     pub(super) fn accept(&mut self, path: &str) {
         self.asked.insert(path.to_owned());
+    }
+
+    /// A key that does nothing. It is said where its value, as JSON, asks for something.
+    pub(super) fn idle(&mut self, path: &str, ask_for_nothing: &[&str], why: &str) {
+        let Some(value) = self.get(path) else { return };
+        if !ask_for_nothing.contains(&value.to_string().as_str()) {
+            self.idle.push(format!("conf.yml: {path}: has no effect, for {why}; leave it out"));
+        }
     }
 
     fn get(&mut self, path: &str) -> Option<Value> {
@@ -85,13 +94,6 @@ impl Reader {
         self.read(path, default.clone(), "a list of ports from 1 to 65535", |value| {
             let port = |value: &Value| u16::try_from(value.as_u64()?).ok().filter(|port| *port != 0);
             value.as_array()?.iter().map(port).collect()
-        })
-    }
-
-    pub(super) fn texts(&mut self, path: &str) -> Option<Vec<String>> {
-        self.read(path, None, "a list of texts", |value| {
-            let texts = value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned));
-            texts.collect::<Option<Vec<_>>>().map(Some)
         })
     }
 

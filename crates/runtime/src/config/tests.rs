@@ -68,7 +68,15 @@ gatewayFailover: {enable: false, tunnelMonitorPeriod: 5}
 "#,
     )
     .unwrap();
-    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(
+        warnings,
+        [
+            "conf.yml: announcedInterfacesToExclude: has no effect, for EIPs are announced on one interface of a node only: \
+             that of the default route, or the one that tunnelDetectMethod names; leave it out",
+            "conf.yml: mark: has no effect, for it is seen in the status of EgressTunnels only: in the kernel all marks begin \
+             with 0x26; leave it out",
+        ]
+    );
     assert_eq!(config.node_name, "a");
     assert_eq!(config.log.encoder, Some(LogEncoder::Console));
     let feature = config.feature;
@@ -76,13 +84,29 @@ gatewayFailover: {enable: false, tunnelMonitorPeriod: 5}
     assert_eq!(feature.tunnel_interface.as_deref(), Some("eth1"));
     assert_eq!(feature.tunnel_custom_interfaces[0].interface, "eth2");
     assert_eq!((feature.max_endpoints_per_slice, feature.mark_base), (50, 0x2700_0000));
-    assert_eq!(feature.announce_exclude, ["^cali.*"]);
 }
 
 #[test]
 fn a_mark_without_quotes_is_the_same_mark() {
     let (config, _) = parse(&[], "mark: 0x27000000").unwrap();
     assert_eq!(config.feature.mark_base, 0x2700_0000);
+}
+
+#[test]
+fn keys_that_do_nothing_are_named_where_they_ask_for_something() {
+    for (file, key) in [
+        ("datapathMode: ebpf", "datapathMode"),
+        ("enableGatewayReplyRoute: true", "enableGatewayReplyRoute"),
+        ("iptables: {backendMode: legacy}", "iptables.backendMode"),
+        ("iptables: {refreshIntervalSecond: 10}", "iptables.refreshIntervalSecond"),
+        ("vxlan: {disableChecksumOffload: true}", "vxlan.disableChecksumOffload"),
+        ("announcedInterfacesToExclude: [eth1]", "announcedInterfacesToExclude"),
+        ("cachesyncsyncperiodsecond: 60", "cachesyncsyncperiodsecond"),
+    ] {
+        let (_, warnings) = parse(&[], file).unwrap();
+        let [warning] = warnings.as_slice() else { panic!("{file}: {warnings:?}") };
+        assert!(warning.starts_with(&format!("conf.yml: {key}: has no effect, for ")), "{warning}");
+    }
 }
 
 #[test]
