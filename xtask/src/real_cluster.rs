@@ -27,6 +27,8 @@ const WEBHOOK_HOST_VARIABLE: &str = "CONFORMANCE_WEBHOOK_HOST";
 const NODE: &str = "controller-node-1";
 const NODE_ADDRESS: &str = "10.6.0.11";
 const SERVER_ADDRESS: &str = "https://10.6.0.10:6443";
+/// Addresses that lead to loopback where the controller's tests run, for Kubernetes calls no webhook on 127.0.0.1.
+const LOOPBACK: &str = "198.18.0.1/15";
 /// Says to the lab, and to tests that start one, where Kubernetes' programs are.
 const PROGRAMS_VARIABLE: &str = "EGRESSGATEWAY_KUBERNETES";
 /// Says to tests which API server their lab is to have.
@@ -102,12 +104,13 @@ fn up(root: &Path, programs: &Programs) -> Result<()> {
 }
 
 fn test(root: &Path, programs: &Programs, filter: Option<&str>, output: &mut TestOutput) -> Result<()> {
-    // Each suite of tests says by itself what it missed; the second runs even if the first fails.
+    // Each suite of tests says by itself what it missed; the others run even if one fails.
     let conformance = conformance(root, programs, filter, output);
+    let controller = controller(root, programs, filter, output);
     let path = programs.path();
     let environment = [(SERVER_VARIABLE, "real"), (PROGRAMS_VARIABLE, path.as_str())];
     let end_to_end = cargo_test(root, "egressgateway", "e2e", filter, &environment, output);
-    conformance.and(end_to_end).and(clients(root, programs, filter, output))
+    conformance.and(controller).and(end_to_end).and(clients(root, programs, filter, output))
 }
 
 /// kubectl of the cluster's own release on our API server, and Helm on either.
@@ -139,6 +142,36 @@ fn conformance(
     outcome.and(egressgateway(root, &["lab", "down", "--name", TEST_NAME], &[]))
 }
 
+/// The controller's own suite. Each of its tests starts servers by itself, and webhooks at addresses that Kubernetes calls.
+fn controller(root: &Path, programs: &Programs, filter: Option<&str>, output: &mut TestOutput) -> Result<()> {
+    let up = ["lab", "up", "--name", TEST_NAME, "--nodes", "1", "--no-install"];
+    egressgateway(root, &up, &[])?;
+    let outcome = controller_inside(root, programs, filter, output);
+    outcome.and(egressgateway(root, &["lab", "down", "--name", TEST_NAME], &[]))
+}
+
+fn controller_inside(
+    root: &Path,
+    programs: &Programs,
+    filter: Option<&str>,
+    output: &mut TestOutput,
+) -> Result<()> {
+    let suite = ["--package", "controller", "--test", "suite"];
+    steps::run(root, "cargo", &[&["test", "--no-run"], suite.as_slice()].concat(), &[])?;
+    let enter = [RUN.as_slice(), &["lab", "exec", "--name", TEST_NAME, NODE, "--"]].concat();
+    let addresses = ["ip", "address", "add", LOOPBACK, "dev", "lo"];
+    steps::run(root, "cargo", &[enter.as_slice(), &addresses].concat(), &[])
+        .context("give the tests addresses that lead to loopback")?;
+    let mut environment = environment_inside(root)?;
+    environment.push(format!("{SERVER_VARIABLE}=real"));
+    environment.push(format!("{PROGRAMS_VARIABLE}={}", programs.path()));
+    let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
+    let test = [&["cargo", "test", "--offline"], suite.as_slice()].concat();
+    let mut arguments = [enter.as_slice(), &["env"], &environment, &test, &["--", "--show-output"]].concat();
+    arguments.extend(filter);
+    stream_tests(root, &arguments, &[], "controller", output)
+}
+
 /// A server that has seen all of its cluster's life remembers every version; one that was restarted refuses old ones, as
 /// any does that is in use.
 fn forget_the_past(root: &Path) -> Result<()> {
@@ -156,7 +189,9 @@ fn conformance_inside(root: &Path, filter: Option<&str>, output: &mut TestOutput
     let suite = ["--package", "apiserver", "--test", "conformance"];
     // There is no network inside, and nothing to be built.
     steps::run(root, "cargo", &[&["test", "--no-run"], suite.as_slice()].concat(), &[])?;
-    let environment = environment_inside(root, file)?;
+    let mut environment = environment_inside(root)?;
+    environment.push(format!("{CONFORMANCE_VARIABLE}={file}"));
+    environment.push(format!("{WEBHOOK_HOST_VARIABLE}={NODE_ADDRESS}"));
     let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
     let enter = [RUN.as_slice(), &["lab", "exec", "--name", TEST_NAME, NODE, "--", "env"]].concat();
     let test = [&["cargo", "test", "--offline"], suite.as_slice()].concat();
@@ -166,16 +201,11 @@ fn conformance_inside(root: &Path, filter: Option<&str>, output: &mut TestOutput
 }
 
 /// What a program inside needs of this one's environment, as arguments of `env`.
-fn environment_inside(root: &Path, kubeconfig: &str) -> Result<Vec<String>> {
+fn environment_inside(root: &Path) -> Result<Vec<String>> {
     let root = root.to_str().context("the path of the tree is no UTF-8")?;
     let kept = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "CARGO_TARGET_DIR"];
     let kept = kept.into_iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
-    let own = [
-        "-C".to_owned(),
-        root.to_owned(),
-        format!("{CONFORMANCE_VARIABLE}={kubeconfig}"),
-        format!("{WEBHOOK_HOST_VARIABLE}={NODE_ADDRESS}"),
-    ];
+    let own = ["-C".to_owned(), root.to_owned()];
     Ok(own.into_iter().chain(kept).collect())
 }
 

@@ -366,9 +366,9 @@ async fn an_outage_of_the_api_server_changes_nothing_and_work_goes_on_after_it()
         versions(&cluster.api::<EgressPortLease>()).await,
         versions(&cluster.namespaced::<EgressPolicy>("default")).await,
     );
-    cluster.server.pause();
+    cluster.server.pause().await;
     assert!(controller.is_running());
-    cluster.server.resume();
+    cluster.server.resume().await;
     cluster.eventually("an answer", || async { cluster.client.apiserver_version().await.ok() }).await;
     cluster.policy("late", "default").await;
     ready_policy(&cluster, "late").await;

@@ -155,8 +155,8 @@ async fn a_watch_goes_on_after_its_server_was_away() {
     let cluster = Cluster::start().await;
     let mut watch = Watch::<Numbers>::start(Api::namespaced(cluster.client.clone(), "default"), Absent::Wait);
     assert!(matches!(watch.next().await, Change::Replaced(_)));
-    cluster.server.pause();
-    cluster.server.resume();
+    cluster.server.pause().await;
+    cluster.server.resume().await;
     cluster.eventually("an answer", || async { cluster.client.apiserver_version().await.ok() }).await;
     config_map(&cluster, "later", "1").await;
     loop {
