@@ -16,15 +16,19 @@ mod broken;
 mod destinations;
 mod drift;
 mod failover;
+mod fake_nodes;
 mod overflow;
 mod protocols;
 mod refusals;
 mod restarts;
+mod scale;
 mod scene;
 mod security;
 mod selection;
 mod traffic;
+mod uninstall;
 mod views;
+mod workloads;
 mod world;
 
 use std::io::ErrorKind;
@@ -62,8 +66,11 @@ fn main() -> ExitCode {
         overflow::SCENARIOS,
         answers::SCENARIOS,
         acceptance::SCENARIOS,
+        workloads::SCENARIOS,
         broken::SCENARIOS,
+        scale::SCENARIOS,
         security::SCENARIOS,
+        uninstall::SCENARIOS,
     ]
     .concat();
     if arguments.iter().any(|argument| argument == "--list") {

@@ -21,7 +21,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("a_new_controller_changes_nothing", controller_replaced),
 ];
 
-const AGENT: &str = "app.kubernetes.io/component=egressgateway-agent";
+pub(crate) const AGENT: &str = "app.kubernetes.io/component=egressgateway-agent";
 pub(crate) const CONTROLLER: &str = "app.kubernetes.io/component=egressgateway-controller";
 /// The ready agent of a node: its pod and how often that was restarted.
 fn agent(world: &World, node: &str) -> Result<(String, i32)> {

@@ -83,6 +83,11 @@ impl<'w> Scene<'w> {
     /// Starts a pod with the label `app` = `name` on a node.
     pub(crate) fn pod(&self, name: &str, node: &str) -> Result<TestPod> {
         self.start(name, node, &["sleep", "3600"])?;
+        self.running(name, node)
+    }
+
+    /// Waits until a pod runs that was started on a node.
+    pub(crate) fn running(&self, name: &str, node: &str) -> Result<TestPod> {
         let pods = self.world.built_in::<Pod>(self.name);
         self.world.until("the pod runs", || {
             let pod = self.world.answered(pods.get(name))?;

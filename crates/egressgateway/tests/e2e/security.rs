@@ -7,7 +7,8 @@ use api::permissions::{AGENT, PROGRAMS, Program};
 use api::v1beta1::EgressTunnel;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{ListParams, Patch, PatchParams};
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use lab::Asked;
 use serde_json::json;
@@ -19,7 +20,8 @@ use crate::world::{NODES, PLAIN, SYSTEM, World};
 pub(crate) const SCENARIOS: &[Scenario] = &[
     // Judges what all others have made controller and agents ask for.
     ("controller_and_agents_ask_for_what_they_are_permitted_and_nothing_else", asked),
-    // Asks for what is refused, so it comes last.
+    // These ask for what is refused, so they come after it.
+    ("no_rule_of_the_agent_can_be_taken_away", rules_taken_away),
     ("the_token_of_an_agent_is_good_for_its_own_node_only", own_node_only),
 ];
 
@@ -37,6 +39,90 @@ fn permitted(program: &Program) -> BTreeSet<Ask> {
         }
     }
     all
+}
+
+/// The rules of one of the agent's roles.
+type Rules = Vec<PolicyRule>;
+
+fn set_rules(world: &World, [of_cluster, own]: &[Rules; 2]) -> Result<()> {
+    let parameters = PatchParams::default();
+    let roles = world.cluster_wide::<ClusterRole>();
+    let patch = Patch::Merge(json!({ "rules": of_cluster }));
+    world.answered(roles.patch(AGENT.account, &parameters, &patch))?;
+    let roles = world.built_in::<Role>(SYSTEM);
+    world.answered(roles.patch(AGENT.account, &parameters, &Patch::Merge(json!({ "rules": own }))))?;
+    Ok(())
+}
+
+/// What the agents were refused.
+fn refused(world: &World) -> Result<BTreeSet<Asked>> {
+    let account = format!("{SYSTEM}:{}", AGENT.account);
+    Ok(world.asked()?.into_iter().filter(|asked| asked.account == account && asked.forbidden).collect())
+}
+
+/// The agent of a node, and its beat, begin anew.
+fn replace_agent(world: &World, node: &str) -> Result<()> {
+    let on_node = |pod: &&Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_deref() == Some(node));
+    for pod in world.pods(SYSTEM, crate::restarts::AGENT)?.iter().filter(on_node) {
+        let pods = world.built_in::<Pod>(SYSTEM);
+        world.answered(pods.delete(&pod.name_any(), &DeleteParams::default()))?;
+    }
+    let leases = world.built_in::<Lease>(SYSTEM);
+    let lease = api::names::heartbeat_lease(node);
+    if world.answered(leases.get_opt(&lease))?.is_some() {
+        world.answered(leases.delete(&lease, &DeleteParams::default()))?;
+    }
+    Ok(())
+}
+
+/// Without each of its rules, and with all others, the agent is refused something that it needs; and once it has the rule
+/// again its node works.
+fn rules_taken_away(world: &World) -> Result<()> {
+    let of_cluster = world.answered(world.cluster_wide::<ClusterRole>().get(AGENT.account))?.rules;
+    let own = world.answered(world.built_in::<Role>(SYSTEM).get(AGENT.account))?.rules;
+    let whole = [of_cluster.unwrap_or_default(), own.unwrap_or_default()];
+    let mut tried = 0;
+    let judged = [0, 1].into_iter().try_for_each(|role| {
+        (0..whole[role].len()).try_for_each(|index| {
+            let mut fewer = whole.clone();
+            let taken = fewer[role].remove(index);
+            let before = refused(world)?;
+            set_rules(world, &fewer)?;
+            replace_agent(world, PLAIN)?;
+            // A policy makes the controller lease ports, which agents confirm.
+            let scene = Scene::new(world, if tried % 2 == 0 { "without-rule" } else { "without-a-rule" })?;
+            scene.start("app", PLAIN, &["sleep", "3600"])?;
+            scene.policy_for_all(json!({}))?;
+            let is_meant = |asked: &Asked| {
+                let named = taken.resources.iter().flatten().any(|resource| *resource == asked.resource);
+                named
+                    && taken.api_groups.iter().flatten().any(|group| *group == asked.group)
+                    && taken.verbs.contains(&asked.verb)
+            };
+            world.until(&format!("somebody misses {taken:?}"), || {
+                let refused = refused(world)?;
+                let new: Vec<_> = refused.difference(&before).collect();
+                ensure!(new.iter().any(|asked| is_meant(asked)), "refused was {new:?}");
+                Ok(())
+            })?;
+            tried += 1;
+            set_rules(world, &whole)?;
+            let pod = scene.running("app", PLAIN)?;
+            world.until_seen_as(&pod.netns, scene.eip(0)).with_context(|| format!("with {taken:?} again"))?;
+            drop(scene);
+            world.until("the namespace is gone", || {
+                let namespaces =
+                    world.answered(world.cluster_wide::<Namespace>().list(&ListParams::default()))?;
+                let left = namespaces.iter().filter(|it| it.name_any().starts_with("without-")).count();
+                ensure!(left == 0, "{left} are left");
+                Ok(())
+            })
+        })
+    });
+    set_rules(world, &whole)?;
+    judged?;
+    ensure!(tried > 4, "only {tried} rules were taken away");
+    Ok(())
 }
 
 fn own_node_only(world: &World) -> Result<()> {

@@ -22,6 +22,7 @@ use lab::{ApiServerKind, Asked, Fault, Lab, LabOptions, Sighting};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use crate::traffic::{self, Server};
 
@@ -137,17 +138,29 @@ impl World {
     }
 
     /// Waits for a condition; the error of the last look is what was seen instead.
-    pub(crate) fn until<T>(&self, what: &str, mut look: impl FnMut() -> Result<T>) -> Result<T> {
-        let end = Instant::now() + PATIENCE;
+    pub(crate) fn until<T>(&self, what: &str, look: impl FnMut() -> Result<T>) -> Result<T> {
+        self.until_within(PATIENCE, what, look)
+    }
+
+    /// The same for what takes longer.
+    pub(crate) fn until_within<T>(
+        &self,
+        patience: Duration,
+        what: &str,
+        mut look: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        let end = Instant::now() + patience;
+        // What takes long is large, and looking at it keeps the API server from its work.
+        let pause = LOOK_AGAIN.max(patience / 1_000);
         loop {
             match look() {
                 Ok(found) => return Ok(found),
                 Err(error) if Instant::now() > end => {
                     return Err(
-                        error.context(format!("waited {} s in vain until {what}", PATIENCE.as_secs()))
+                        error.context(format!("waited {} s in vain until {what}", patience.as_secs()))
                     );
                 }
-                Err(_) => std::thread::sleep(LOOK_AGAIN),
+                Err(_) => std::thread::sleep(pause),
             }
         }
     }
@@ -246,6 +259,11 @@ impl World {
         Ok(Client::try_from(config)?)
     }
 
+    /// The lab itself.
+    pub(crate) fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
     /// Path of an administrator's kubeconfig.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.lab.kubeconfig()
@@ -275,9 +293,28 @@ impl World {
         Api::all(self.client.clone())
     }
 
+    /// A client that may do all.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Runs something beside the scenario.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.runtime.spawn(task)
+    }
+
     /// Runs a request.
     pub(crate) fn answered<T>(&self, call: impl Future<Output = kube::Result<T>>) -> Result<T> {
-        let call = async { tokio::time::timeout(REQUEST_PATIENCE, call).await };
+        self.answered_within(REQUEST_PATIENCE, call)
+    }
+
+    /// Runs requests that take longer.
+    pub(crate) fn answered_within<T>(
+        &self,
+        patience: Duration,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T> {
+        let call = async { tokio::time::timeout(patience, call).await };
         Ok(self.runtime.block_on(call).context("the API server does not answer")??)
     }
 
@@ -339,7 +376,8 @@ impl World {
         found.cloned().with_context(|| format!("{node} holds nothing of {eip}"))
     }
 
-    fn ours(&self, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+    /// Objects of a kind of ours.
+    pub(crate) fn ours(&self, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(api::names::GROUP, "v1beta1", kind));
         match namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
