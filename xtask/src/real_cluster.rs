@@ -165,6 +165,10 @@ fn controller_inside(
     let mut environment = environment_inside(root)?;
     environment.push(format!("{SERVER_VARIABLE}=real"));
     environment.push(format!("{PROGRAMS_VARIABLE}={}", programs.path()));
+    // The lab's own /tmp has no room for the files of an etcd.
+    let scratch = root.join("target/real-cluster");
+    fs::create_dir_all(&scratch).with_context(|| format!("make {}", scratch.display()))?;
+    environment.push(format!("TMPDIR={}", scratch.display()));
     let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
     let test = [&["cargo", "test", "--offline"], suite.as_slice()].concat();
     let mut arguments = [enter.as_slice(), &["env"], &environment, &test, &["--", "--show-output"]].concat();

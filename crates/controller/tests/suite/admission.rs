@@ -2,6 +2,7 @@
 
 use api::v1beta1::{EgressGateway, EgressPolicy};
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -19,13 +20,7 @@ pub(crate) async fn install(cluster: &Cluster) {
             cluster.create(object).await.expect("created");
         }
     }
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"name": "webhook", "namespace": SYSTEM, "labels": {"kubernetes.io/service-name": WEBHOOK}},
-        "endpoints": cluster.webhooks.map(|address| json!({"addresses": [address], "conditions": {"ready": true}})),
-        "ports": [{"name": "webhook", "port": WEBHOOK_PORT, "protocol": "TCP"}],
-    });
-    cluster.create(slice).await.expect("created");
+    list_webhooks(cluster).await;
     cluster
         .eventually("an answer of the webhooks", || async {
             let refused = cluster.create(gateway("probe", json!({"ipv4": ["10.9.9.9-10.9.9.1"]}))).await;
@@ -33,6 +28,29 @@ pub(crate) async fn install(cluster: &Cluster) {
             told.contains("spec.ippools.ipv4[0]").then_some(())
         })
         .await;
+}
+
+/// Lists the webhooks that are served now, at least one, as endpoints of their Service.
+async fn list_webhooks(cluster: &Cluster) {
+    let served = cluster.eventually("webhooks that are served", || async {
+        let mut served = Vec::new();
+        for address in cluster.webhooks {
+            if tokio::net::TcpStream::connect((address, WEBHOOK_PORT)).await.is_ok() {
+                served.push(address);
+            }
+        }
+        (!served.is_empty()).then_some(served)
+    });
+    let endpoint = |address| json!({"addresses": [address], "conditions": {"ready": true}});
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "webhook", "namespace": SYSTEM, "labels": {"kubernetes.io/service-name": WEBHOOK}},
+        "endpoints": served.await.into_iter().map(endpoint).collect::<Vec<_>>(),
+        "ports": [{"name": "webhook", "port": WEBHOOK_PORT, "protocol": "TCP"}],
+    });
+    let slices: Api<EndpointSlice> = cluster.namespaced(SYSTEM);
+    let parameters = PatchParams::apply("test").force();
+    slices.patch("webhook", &parameters, &Patch::Apply(slice)).await.expect("listed");
 }
 
 fn gateway(name: &str, pools: Value) -> Value {
@@ -160,6 +178,7 @@ async fn replicas_agree_on_one_certificate_and_a_lost_one_is_made_anew() {
     first.stop().await;
     // Another replica takes what is there.
     let second = cluster.controller("two").await;
+    list_webhooks(&cluster).await;
     cluster
         .eventually("an answer of the other replica", || async {
             let refused = cluster.create(gateway("probe", json!({"ipv4": ["10.9.9.9-10.9.9.1"]}))).await;
