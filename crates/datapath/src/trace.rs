@@ -26,6 +26,10 @@ pub use network::{End, Network};
 pub const TCP: u8 = 6;
 /// UDP
 pub const UDP: u8 = 17;
+/// SCTP
+pub const SCTP: u8 = 132;
+/// UDP-Lite
+pub const UDP_LITE: u8 = 136;
 /// ICMP
 pub const ICMP: u8 = 1;
 /// ICMPv6

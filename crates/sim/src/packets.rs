@@ -75,7 +75,7 @@ fn network(nodes: &Nodes, node: &str, now_ms: u64) -> Network {
     let is_there = |name: &str| name == node || !(is_cut(name) || is_cut(node));
     let alive = nodes.nodes.iter().filter(|(name, node)| node.agent.is_some() && is_there(name));
     let hosts = alive.map(|(name, node)| (name.clone(), node.machine.take_host()));
-    Network { hosts: hosts.collect(), uplink: UPLINK.to_owned() }
+    Network { hosts: hosts.collect(), uplink: UPLINK.to_owned(), ..Network::default() }
 }
 
 fn put_back(nodes: &Nodes, network: Network) {

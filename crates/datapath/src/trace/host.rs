@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::conntrack::{Flow, Side, Tuple};
 use super::eval::{Connection, End, Nat, Passage, filters, nats};
-use super::{Counters, Packet, TCP, Transport};
+use super::{Counters, Packet, SCTP, TCP, Transport, UDP, UDP_LITE};
 use crate::nft::{Hook, Reject, Table, TableFamily};
 use crate::state::{DatapathState, Route, RouteTarget};
 
@@ -317,7 +317,8 @@ impl Host {
         Ok(())
     }
 
-    /// The own port if it is in the range and free, else the lowest that is.
+    /// The own port if it is in the range and free, else the lowest that is. What has no ports gets none, and is told from
+    /// others by its addresses only.
     fn free_port(&self, flow: &Flow, (first, last): (u16, u16)) -> Option<u16> {
         let echo = flow.original.protocol == super::ICMP || flow.original.protocol == super::ICMPV6;
         let taken = |port: u16| {
@@ -328,6 +329,9 @@ impl Host {
             self.flows.iter().any(|other| other.reply == reply)
         };
         let own = flow.original.source_port;
+        if !matches!(flow.original.protocol, TCP | UDP | UDP_LITE | SCTP) && !echo {
+            return (!taken(own)).then_some(own);
+        }
         let range = first..=last;
         if range.contains(&own) && !taken(own) {
             Some(own)

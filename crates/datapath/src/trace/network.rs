@@ -16,6 +16,8 @@ pub struct Network {
     pub hosts: BTreeMap<String, Host>,
     /// Name of the device that is on the wire
     pub uplink: String,
+    /// Every packet that was on the wire outside of the tunnel, and the node that sent it, in order
+    pub wire: Vec<(String, Packet)>,
 }
 
 /// Where a packet ends.
@@ -110,6 +112,7 @@ impl Network {
                 let has_tunnel = |host: &Host| host.state.tunnel.is_some();
                 next.filter(|next| self.hosts.get(next).is_some_and(has_tunnel)).map(|next| (next, device))
             } else if device == self.uplink {
+                self.wire.push((node.clone(), packet.clone()));
                 match self.on_wire(packet.destination) {
                     Some(next) => Some((next, device)),
                     None => return End::Outside { node, packet },

@@ -18,6 +18,7 @@ mod dual_stack;
 mod gateway;
 mod guard;
 mod node_address;
+mod oracle;
 mod overflow;
 mod random;
 mod source;
@@ -89,7 +90,7 @@ impl Cluster {
         });
         let mut cluster = Self {
             views: views.into(),
-            network: Network { hosts: BTreeMap::new(), uplink: "eth0".to_owned() },
+            network: Network { uplink: "eth0".to_owned(), ..Network::default() },
             numbers: BTreeMap::new(),
         };
         cluster.carry(eip(1), Some("node-3"));
