@@ -10,6 +10,7 @@ use serde_json::Value;
 /// For each crate the crates of ours that it may depend on (tests included), from the bottom up.
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
+    ("fuzzing", &[]),
     ("plan", &["model"]),
     ("datapath", &["model"]),
     ("liveness", &["model"]),
@@ -27,7 +28,15 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// What tests may use besides: a shell is tried against the real server and with the real kernel.
-const ARROWS_OF_TESTS: &[(&str, &[&str])] = &[("controller", &["apiserver"]), ("agent", &["apiserver"])];
+const ARROWS_OF_TESTS: &[(&str, &[&str])] = &[
+    ("controller", &["apiserver"]),
+    ("agent", &["apiserver", "fuzzing"]),
+    ("kernel", &["fuzzing"]),
+    ("liveness", &["fuzzing"]),
+    ("runtime", &["fuzzing"]),
+    ("apiserver", &["fuzzing"]),
+    ("lab", &["fuzzing"]),
+];
 
 /// Crates that hold decisions and nothing else, and what they must not even be able to name.
 const PURE: &[&str] = &["model", "plan", "datapath", "liveness"];

@@ -6,6 +6,7 @@ mod acceptance;
 mod bench;
 mod checks;
 mod crds;
+mod fuzz;
 mod generated;
 mod layering;
 mod mutate;
@@ -61,6 +62,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Try damaged inputs on every parser of what strangers send, for longer than the tests do
+    Fuzz(fuzz::Options),
     /// Run benchmarks and print them as a table beside their reference
     Bench(bench::Options),
 }
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
             let run = ["run", "--quiet", "--package", "sim", "--profile", "sim", "--"];
             steps::run(&root, "cargo", &[run.as_slice(), &arguments].concat(), &[])
         }
+        Command::Fuzz(options) => fuzz::run(&root, &options),
         Command::Bench(options) => bench::run(&root, &options),
     };
     match done {

@@ -3,6 +3,8 @@
 //! An agent that ends leaves the kernel as it is, so that its successor goes on with it; only people know that none will
 //! come. Nothing is asked of the API server, which may have forgotten us already.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context as _, Result, bail};
 use datapath::diff::diff;
 use datapath::state::DatapathState;
@@ -11,6 +13,8 @@ use kernel::conntrack::ConntrackSocket;
 use runtime::config::Config;
 
 use crate::linux::{self, ours, unless_absent};
+use crate::run::STATE_DIR;
+use crate::sysctl_record::SysctlRecord;
 
 /// What was there, and is no more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub struct Removed {
     pub proxy_neighbours: usize,
     /// Connections that had an EIP
     pub connections: usize,
+    /// Values under /proc/sys/net that are what they were
+    pub sysctls: usize,
 }
 
 impl std::fmt::Display for Removed {
@@ -38,8 +44,8 @@ impl std::fmt::Display for Removed {
         let tables = if self.tables.is_empty() { "none".to_owned() } else { self.tables.join(", ") };
         write!(
             f,
-            "removed: device {tunnel}; tables {tables}; {} rules, {} routes, {} proxy entries, {} connections",
-            self.rules, self.routes, self.proxy_neighbours, self.connections
+            "removed: device {tunnel}; tables {tables}; {} rules, {} routes, {} proxy entries, {} connections; {} values restored",
+            self.rules, self.routes, self.proxy_neighbours, self.connections, self.sysctls
         )
     }
 }
@@ -50,12 +56,19 @@ impl std::fmt::Display for Removed {
 /// When an agent runs here, or the kernel refuses.
 pub fn cleanup() -> Result<Removed> {
     let (config, _) = Config::load()?;
+    let state_dir = std::env::var_os(STATE_DIR).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    take_off(&config.feature.vxlan.name, config.feature.vxlan.id, state_dir.as_deref())
+}
+
+/// Takes everything off the calling thread's network namespace: with this tunnel device, and what agents have kept of values
+/// under /proc/sys/net in this directory.
+///
+/// # Errors
+/// When an agent runs here, or the kernel refuses.
+pub fn take_off(tunnel: &str, vni: u32, state_dir: Option<&Path>) -> Result<Removed> {
     let mut kernel = kernel::Kernel::open().context("opening the kernel")?;
-    let interest = Interest {
-        tables: linux::tables(),
-        tunnel: Some(config.feature.vxlan.name.clone()),
-        ..Interest::default()
-    };
+    let interest =
+        Interest { tables: linux::tables(), tunnel: Some(tunnel.to_owned()), ..Interest::default() };
     let found = kernel.read(&interest).context("reading the kernel's state")?;
     if found.tables.values().any(|table| table.owned) {
         bail!("an agent runs on this node, for our tables have an owner: delete the agents' DaemonSet first");
@@ -63,8 +76,8 @@ pub fn cleanup() -> Result<Removed> {
     kernel.adopt(&interest).context("taking over what the last agent has left")?;
     kernel.apply(&diff(&found, &DatapathState::default())).context("removing what agents have made")?;
     // A device that is not as an agent leaves it is reported as missing.
-    let device = kernel.route.link(&config.feature.vxlan.name).context("looking for the tunnel device")?;
-    let left_over = device.filter(|device| device.vxlan.is_some_and(|it| it.vni == config.feature.vxlan.id));
+    let device = kernel.route.link(tunnel).context("looking for the tunnel device")?;
+    let left_over = device.filter(|device| device.vxlan.is_some_and(|it| it.vni == vni));
     if let Some(device) = &left_over {
         kernel.route.delete_link(&device.name).context("removing the tunnel device")?;
     }
@@ -73,6 +86,7 @@ pub fn cleanup() -> Result<Removed> {
     let mut connections = ConntrackSocket::open().context("opening connection tracking")?;
     removed.connections =
         unless_absent(connections.delete_matching(&ours())).context("ending connections")?;
+    removed.sysctls = state_dir.map(SysctlRecord::load).transpose()?.map_or(Ok(0), SysctlRecord::restore)?;
     Ok(removed)
 }
 
@@ -85,6 +99,7 @@ fn removed(found: &Found) -> Removed {
         routes: found.state.routes.len(),
         proxy_neighbours: found.state.proxy_neighbours.len(),
         connections: 0,
+        sysctls: 0,
     }
 }
 
@@ -101,7 +116,7 @@ mod tests {
             rules: 2,
             ..Removed::default()
         };
-        let text = "removed: device egress.vxlan; tables inet egressgateway; 2 rules, 0 routes, 0 proxy entries, 0 connections";
+        let text = "removed: device egress.vxlan; tables inet egressgateway; 2 rules, 0 routes, 0 proxy entries, 0 connections; 0 values restored";
         assert_eq!(removed.to_string(), text);
     }
 }

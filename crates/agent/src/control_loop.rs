@@ -3,7 +3,8 @@
 //! It has a thread and a runtime of its own, for passes block. The API server is not in its way: without it no objects come, and
 //! the loop goes on with those that it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::announcer::Announcer;
 use crate::converge::{Converger, Outcome};
 use crate::debug::Asked;
+use crate::defence::{Charge, Conflicts, Defence};
 use crate::linux::Linux;
 use crate::metrics::Metrics;
 use crate::objects::Event;
@@ -29,7 +31,7 @@ use crate::status::{Standing, Wish};
 const BATCH: usize = 4096;
 /// Objects come in groups: a pass waits this long for the rest. What the probe thread says does not wait.
 const DEBOUNCE: Duration = Duration::from_millis(3);
-/// The kernel is read anew at least this often: it says nothing when a proxy entry goes.
+/// The kernel is read anew at least this often, whatever it tells.
 const RESYNC: Duration = Duration::from_secs(10);
 /// The API server has this long to list everything; then an earlier run's lists stand in for what is missing.
 const LISTS_WITHIN: Duration = Duration::from_secs(5);
@@ -37,7 +39,8 @@ const LISTS_WITHIN: Duration = Duration::from_secs(5);
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the kernel is told that the agent lives.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
-/// How often the uplink's wire is looked at.
+/// How often the uplink's wire is looked at, and whether the kernel still answers for EIPs: it tells nobody when a proxy
+/// entry goes.
 const UPLINK_INTERVAL: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -52,6 +55,8 @@ pub struct Inbox {
     pub reports: watch::Receiver<Report>,
     /// Something in the kernel has changed
     pub kernel: watch::Receiver<u64>,
+    /// EIPs that somebody else has
+    pub conflicts: watch::Receiver<Conflicts>,
     /// What people want to know
     pub questions: mpsc::Receiver<Asked>,
     /// Stop
@@ -66,6 +71,8 @@ pub struct Outbox {
     pub probe_key: String,
     /// To the network
     pub announcer: Announcer,
+    /// To the thread that looks for other holders of EIPs
+    pub defence: Defence,
     /// To the API server
     pub wishes: watch::Sender<Wish>,
     /// To the disk, for a start without API server
@@ -95,6 +102,8 @@ pub struct ControlLoop {
     /// What the probe thread claims, once it has said so.
     claims: Option<Vec<Claim>>,
     own_generations: BTreeMap<LeaseName, i64>,
+    /// What the defence was told to look after.
+    charge: Option<Charge>,
     /// What the probe thread was told of leases.
     loaded: Option<BTreeMap<String, u64>>,
     /// Since when passes fail.
@@ -115,6 +124,7 @@ impl ControlLoop {
             outbox,
             claims: None,
             own_generations: BTreeMap::new(),
+            charge: None,
             loaded: None,
             failing: None,
             retry_pause: FIRST_PAUSE,
@@ -170,6 +180,11 @@ impl ControlLoop {
                     self.converger.kernel_changed();
                     true
                 }
+                changed = inbox.conflicts.changed() => {
+                    changed?;
+                    let conflicts = inbox.conflicts.borrow_and_update().clone();
+                    self.converger.conflicts_found(conflicts)
+                }
                 Some((question, reply)) = inbox.questions.recv() => {
                     // Who asked may be gone.
                     reply.send(self.converger.answer(&question)).ok();
@@ -193,12 +208,13 @@ impl ControlLoop {
                 }
                 _ = uplink.tick() => {
                     self.look_at_uplink();
-                    false
+                    self.misses_answers()
                 }
                 _ = resync.tick() => {
                     if let Err(error) = self.converger.measure_ports(Instant::now()) {
                         tracing::warn!(%error, "ports in use are not counted");
                     }
+                    self.outbox.metrics.in_use(self.converger.in_use());
                     self.converger.kernel_changed();
                     self.converger.forget_connections();
                     true
@@ -304,6 +320,10 @@ impl ControlLoop {
             self.outbox.not_ready = None;
         }
         self.announce(newly_answered);
+        if let Some(charge) = self.converger.charge().filter(|charge| self.charge.as_ref() != Some(charge)) {
+            self.outbox.defence.charge(charge.clone());
+            self.charge = Some(charge);
+        }
         self.measure();
         self.look_at_uplink();
     }
@@ -325,6 +345,27 @@ impl ControlLoop {
         metrics.without_carrier.set(count(view.eips.values().filter(|eip| eip.carrier.is_none()).count()));
         metrics.policies.set(count(view.policies.len()));
         metrics.selected_pods.set(count(view.selected_pods().len()));
+        metrics.policies_in_force(view);
+    }
+
+    /// Whether somebody has taken away that the kernel answers for an EIP; the next pass sees to it.
+    fn misses_answers(&mut self) -> bool {
+        let Some(wanted) = self.converger.wanted() else { return false };
+        let due: BTreeSet<IpAddr> = wanted.proxy_neighbours.iter().map(|entry| entry.address).collect();
+        if due.is_empty() {
+            return false;
+        }
+        match self.converger.kernel().answered() {
+            Ok(answered) if answered.is_superset(&due) => false,
+            Ok(_) => {
+                self.converger.kernel_changed();
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "can't look at what the kernel answers for");
+                false
+            }
+        }
     }
 
     /// Tells the probe thread whether this node reaches the outside.

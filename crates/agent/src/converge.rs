@@ -33,12 +33,14 @@ use datapath::view::{ExistingFlows, NodeView, OwnTunnel, PodKey, Settings, Sourc
 use model::EipPair;
 use model::mark::EgressId;
 use model::port_lease::LeaseName;
+use model::tunnel::Conflict;
 
 use crate::activation::Activation;
+use crate::defence::{Charge, Conflicts};
 use crate::keys::Keyring;
-use crate::node_view::{Derived, Local, node_view, probe_addresses, topology};
+use crate::node_view::{Derived, Local, charge, node_view, probe_addresses, topology};
 use crate::objects::{Event, Objects};
-use crate::port_use::{PortUse, UsedPort};
+use crate::port_use::{InUse, PortUse, UsedPort, in_use};
 use crate::probe::{Inheritance, Report, Setup};
 
 /// So long the kernel answers for EIPs without an agent: as long as liveness lets an agent be away before another gateway
@@ -156,6 +158,7 @@ pub struct Converger<K> {
     own_since: OwnSince,
     /// The tables as they are while the ruleset has that generation
     known_tables: Option<(u32, BTreeMap<TableId, FoundTable>)>,
+    in_use: BTreeMap<IpAddr, InUse>,
 }
 
 /// Of each part of this node's lease its generation, and how far the whole had come when it got that.
@@ -188,6 +191,7 @@ impl<K: Kernel> Converger<K> {
             port_use: None,
             own_since: OwnSince::new(),
             known_tables: None,
+            in_use: BTreeMap::new(),
         }
     }
 
@@ -230,6 +234,28 @@ impl<K: Kernel> Converger<K> {
         self.local.carriers = report.carriers;
         self.local.claims = claims;
         changed
+    }
+
+    /// Takes in which EIPs somebody else has. Returns whether that is new.
+    pub fn conflicts_found(&mut self, conflicts: Conflicts) -> bool {
+        let is_new = self.local.conflicts != conflicts;
+        self.local.conflicts = conflicts;
+        is_new
+    }
+
+    /// Addresses of EIPs that somebody else has.
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let known = self.local.conflicts.iter();
+        known.map(|(address, mac)| Conflict { address: *address, mac: *mac }).collect()
+    }
+
+    /// What is to be defended against other holders; `None` while nothing is known.
+    #[must_use]
+    pub fn charge(&self) -> Option<Charge> {
+        let (view, derived) = (self.last_view.as_ref()?, self.derived.as_ref()?);
+        let device = view.uplink.as_ref().map(|uplink| uplink.device.clone()).unwrap_or_default();
+        Some(Charge { device, nodes: view.node_addresses.clone(), eips: charge(derived, &self.local) })
     }
 
     /// Connections may have ended: those that keep an EIP here are looked at on the next pass.
@@ -446,14 +472,20 @@ impl<K: Kernel> Converger<K> {
     /// Measures how many ports are in use.
     pub fn measure_ports(&mut self, now: Instant) -> Result<(), K::Error> {
         let Some(view) = &self.last_view else { return Ok(()) };
-        let holds = |source: &SourceEip| source.blocks().next().is_some();
-        let used = if view.eips.values().any(holds) { self.kernel.used_ports()? } else { BTreeSet::new() };
+        let used = if view.eips.is_empty() { BTreeSet::new() } else { self.kernel.used_ports()? };
+        self.in_use = in_use(&view.eips, &used);
         let reports = self.objects.reports.values();
         let port_use = self.port_use.get_or_insert_with(|| {
             PortUse::told_before(reports.flat_map(|report| report.eips.clone()).collect())
         });
         port_use.update(now, &view.eips, &used);
         Ok(())
+    }
+
+    /// What local pods use of each address of an EIP, as of the last measurement.
+    #[must_use]
+    pub fn in_use(&self) -> &BTreeMap<IpAddr, InUse> {
+        &self.in_use
     }
 
     /// Ports in use of each EIP, as the controller is to hear it; `None` before the first measurement.

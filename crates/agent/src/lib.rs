@@ -24,6 +24,7 @@ mod cleanup;
 pub mod control_loop;
 pub mod converge;
 pub mod debug;
+pub mod defence;
 mod files;
 mod heartbeat;
 pub mod keys;
@@ -36,9 +37,10 @@ pub mod probe;
 pub mod run;
 pub mod snapshot;
 pub mod status;
+pub mod sysctl_record;
 pub mod watches;
 #[cfg(test)]
 mod world;
 
-pub use cleanup::{Removed, cleanup};
+pub use cleanup::{Removed, cleanup, take_off};
 pub use run::run;

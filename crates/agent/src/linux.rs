@@ -6,8 +6,8 @@ use std::os::fd::AsFd as _;
 
 use anyhow::Context as _;
 use datapath::compile::names;
-use datapath::nft::{Rule, Source, Statement, TableFamily, Target, Timeout};
-use datapath::transaction::{CounterValue, Found, Interest, NftCommand, TableId, Transaction};
+use datapath::nft::{FieldType, Rule, Source, Statement, TableFamily, Target, Timeout};
+use datapath::transaction::{CounterValue, Found, Interest, NftCommand, SetShape, TableId, Transaction};
 use datapath::view::Uplink;
 use kernel::conntrack::{ConntrackSocket, FlowFilter};
 use kernel::monitor::{RouteEvent, RouteMonitor, RulesetEvent, RulesetMonitor};
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::converge::{self, Surroundings};
 use crate::port_use::UsedPort;
+use crate::sysctl_record::SysctlRecord;
 
 /// How the device that leads outside is found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Linux {
     kernel: kernel::Kernel,
     connections: ConntrackSocket,
     choice: UplinkChoice,
+    /// What was changed under /proc/sys/net, where that can be kept
+    changed: Option<SysctlRecord>,
 }
 
 /// The kernel refused something.
@@ -70,14 +73,14 @@ fn probe(family: TableFamily) -> TableId {
 
 impl Linux {
     /// Opens it, and takes over the tables that an earlier run has left.
-    pub fn open(choice: UplinkChoice) -> Result<Self, LinuxError> {
+    pub fn open(choice: UplinkChoice, changed: Option<SysctlRecord>) -> Result<Self, LinuxError> {
         let mut kernel = kernel::Kernel::open()?;
         let interest = Interest { tables: tables(), ..Interest::default() };
         if let Err(error) = kernel.adopt(&interest) {
             // A run that has not quite ended; it is tried again with the first transaction.
             tracing::warn!(%error, "the table of an earlier run can't be taken over yet");
         }
-        Ok(Self { kernel, connections: ConntrackSocket::open()?, choice })
+        Ok(Self { kernel, connections: ConntrackSocket::open()?, choice, changed })
     }
 
     /// Netlink port of the socket that commits to nf_tables.
@@ -109,6 +112,26 @@ impl Linux {
         )
     }
 
+    /// Whether the kernel counts packets at elements of sets.
+    pub fn has_counting_sets(&mut self) -> bool {
+        let table = probe(TableFamily::Inet);
+        let shape = SetShape {
+            key: vec![FieldType::Mark, FieldType::Ipv4],
+            data: None,
+            interval: false,
+            timeout: false,
+            counting: true,
+        };
+        let commands = [
+            NftCommand::AddTable(table.clone()),
+            NftCommand::AddSet { table, name: "counted".to_owned(), shape },
+        ];
+        self.offers(
+            &commands,
+            "the kernel does not count at elements of sets; there are no metrics of traffic by EIP",
+        )
+    }
+
     /// Whether the kernel can give connections timeouts of their own.
     pub fn has_timeouts(&mut self) -> bool {
         let table = probe(TableFamily::Inet);
@@ -127,6 +150,11 @@ impl Linux {
     fn offers(&mut self, commands: &[NftCommand], otherwise: &str) -> bool {
         let answer = self.kernel.nft.check(commands);
         answer.inspect_err(|error| tracing::warn!(%error, "{otherwise}")).is_ok()
+    }
+
+    /// Addresses that the kernel answers ARP and NDP for at anybody's word. It tells nobody when one is taken away.
+    pub fn answered(&mut self) -> Result<BTreeSet<IpAddr>, LinuxError> {
+        Ok(self.kernel.route.proxy_entries()?.into_iter().map(|entry| entry.address).collect())
     }
 
     /// Whether the uplink's wire is connected.
@@ -155,17 +183,7 @@ impl converge::Kernel for Linux {
     type Error = LinuxError;
 
     fn surroundings(&mut self) -> Result<Surroundings, LinuxError> {
-        let route = &mut self.kernel.route;
-        let choice = match &self.choice {
-            UplinkChoice::DefaultRoute => kernel::uplink::UplinkChoice::DefaultRoute,
-            UplinkChoice::Named(name) => kernel::uplink::UplinkChoice::Interface(name),
-        };
-        let found = route.uplink(choice)?;
-        let veth = |link: &kernel::link::Link| link.kind.as_deref() == Some("veth");
-        let hosts = route.host_routes()?.into_iter().filter(|(_, link)| veth(link));
-        let pod_interfaces: BTreeMap<IpAddr, u32> =
-            hosts.map(|(address, link)| (address, link.index)).collect();
-        Ok(Surroundings { uplink: found.and_then(uplink), pod_interfaces })
+        surroundings(&mut self.kernel.route, &self.choice)
     }
 
     fn read(&mut self, interest: &Interest) -> Result<Found, LinuxError> {
@@ -177,6 +195,9 @@ impl converge::Kernel for Linux {
     }
 
     fn apply(&mut self, transaction: &Transaction) -> Result<(), LinuxError> {
+        if let Some(changed) = &mut self.changed {
+            changed.remember(transaction, |path| kernel::sysctl::read(path).ok());
+        }
         Ok(self.kernel.apply(transaction)?)
     }
 
@@ -227,6 +248,19 @@ impl converge::Kernel for Linux {
         }
         Ok(ended)
     }
+}
+
+/// Devices of a network namespace that are not ours.
+pub fn surroundings(route: &mut RouteSocket, choice: &UplinkChoice) -> Result<Surroundings, LinuxError> {
+    let choice = match choice {
+        UplinkChoice::DefaultRoute => kernel::uplink::UplinkChoice::DefaultRoute,
+        UplinkChoice::Named(name) => kernel::uplink::UplinkChoice::Interface(name),
+    };
+    let found = route.uplink(choice)?;
+    let veth = |link: &kernel::link::Link| link.kind.as_deref() == Some("veth");
+    let hosts = route.host_routes()?.into_iter().filter(|(_, link)| veth(link));
+    let pod_interfaces: BTreeMap<IpAddr, u32> = hosts.map(|(address, link)| (address, link.index)).collect();
+    Ok(Surroundings { uplink: found.and_then(uplink), pod_interfaces })
 }
 
 fn uplink(found: kernel::uplink::Uplink) -> Option<Uplink> {
@@ -350,6 +384,30 @@ pub fn counters() -> Vec<(String, CounterValue)> {
             Vec::new()
         }
     }
+}
+
+/// What left this node with each address of an EIP, by pods of this node; none where that can't be read.
+pub fn eip_counters() -> Vec<(IpAddr, CounterValue)> {
+    let read = || -> kernel::Result<Vec<(IpAddr, CounterValue)>> {
+        let mut socket = NftSocket::open()?;
+        let mut all = Vec::new();
+        for family in ["4", "6"] {
+            let counted = socket.element_counters(&table(), &format!("{}{family}", names::ID_EIP))?;
+            all.extend(counted.into_iter().filter_map(|(key, value)| Some((eip_of(&key)?, value))));
+        }
+        Ok(all)
+    };
+    read().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the kernel's counters by EIP can't be read");
+        Vec::new()
+    })
+}
+
+/// The EIP in a key of connection mark and address.
+fn eip_of(key: &[u8]) -> Option<IpAddr> {
+    let address = key.get(4..)?;
+    let v4 = <[u8; 4]>::try_from(address).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(address).map(IpAddr::from)).ok()
 }
 
 #[cfg(test)]

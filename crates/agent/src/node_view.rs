@@ -15,8 +15,10 @@ use model::cluster;
 use model::gateway_order::gateway_order;
 use model::policy::{EgressChoice, Namespaces, PodSelection};
 use model::port_lease::{BlockRole, BlockState, LeasedBlock};
+use model::tunnel::Phase;
 use model::tunnel_mac::MacAddress;
 
+use crate::defence::Conflicts;
 use crate::objects::{Objects, PlacedPolicy};
 
 /// Routes to this many gateways of an EIP are there before they are needed.
@@ -43,6 +45,8 @@ pub struct Local {
     pub claims: BTreeSet<EipPair>,
     /// EIPs that connections of this node still use
     pub held: BTreeSet<EipPair>,
+    /// Addresses of this gateway's EIPs that somebody else on the link has
+    pub conflicts: Conflicts,
 }
 
 /// What follows from the objects alone, kept for as long as they don't change: liveness changes far more often.
@@ -244,6 +248,7 @@ pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeVie
         (PodKey::new(&key.namespace, &key.name), pod)
     });
     let own_lease = own_blocks(objects, &local.node);
+    let conflicts = in_conflict(objects, derived, local);
     let source_eips = derived.used.union(&local.held).map(|eip| {
         // Most are EIPs; only of the others it is worth looking for their node.
         let group = groups.get(eip);
@@ -253,10 +258,16 @@ pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeVie
             return (*eip, borrowed(local, node, eip));
         }
         let blocks = own_lease.get(eip).map(Vec::as_slice).unwrap_or_default();
-        (*eip, source_eip(objects, local, group, eip, blocks))
+        let mut source = source_eip(objects, local, group, eip, blocks);
+        if conflicts.contains(eip) {
+            // Answers would go to whoever else has it.
+            source.carrier = None;
+        }
+        (*eip, source)
     });
     let own_groups = groups.iter().filter(|(eip, group)| is_gateway_of(local, eip, group));
     let mut gateway_eips: BTreeMap<EipPair, GatewayEip> = own_groups
+        .filter(|(eip, _)| !conflicts.contains(*eip))
         .map(|(eip, _)| {
             let answers = local.claims.contains(eip);
             (*eip, GatewayEip { answers, ..GatewayEip::default() })
@@ -295,6 +306,30 @@ pub fn node_view(objects: &Objects, derived: &Derived, local: &Local) -> NodeVie
         gateway_eips,
         lends_address: derived.lends_address,
     }
+}
+
+/// EIPs that somebody else on the link of a gateway has, as this node or another gateway says. Of a pair one address is
+/// enough. What a node says that is gone counts no more.
+fn in_conflict(objects: &Objects, derived: &Derived, local: &Local) -> BTreeSet<EipPair> {
+    let able = objects.tunnels.values().filter(|tunnel| tunnel.phase == Some(Phase::Ready));
+    let told = able.flat_map(|tunnel| &tunnel.conflicts).map(|told| told.address);
+    let all: BTreeSet<IpAddr> = local.conflicts.keys().copied().chain(told).collect();
+    if all.is_empty() {
+        return BTreeSet::new();
+    }
+    let known = derived.groups.keys().chain(&derived.used).chain(&local.held);
+    known.filter(|eip| eip.addresses().any(|address| all.contains(&address))).copied().collect()
+}
+
+/// Addresses of the EIPs that this node is a gateway of, and whether it claims them.
+#[must_use]
+pub fn charge(derived: &Derived, local: &Local) -> BTreeMap<IpAddr, bool> {
+    let own = derived.groups.iter().filter(|(eip, group)| is_gateway_of(local, eip, group));
+    own.flat_map(|(eip, _)| {
+        let claimed = local.claims.contains(eip);
+        eip.addresses().map(move |address| (address, claimed))
+    })
+    .collect()
 }
 
 fn own_tunnel(objects: &Objects, local: &Local) -> Option<OwnTunnel> {

@@ -82,6 +82,40 @@ impl PortUse {
     }
 }
 
+/// What local pods use of one address of an EIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InUse {
+    /// Connections that connection tracking holds
+    pub connections: u32,
+    /// Ports in use towards the busiest destination
+    pub ports: u32,
+    /// Ports that this node holds for new connections
+    pub leased: u32,
+}
+
+/// What is in use of each address that local pods may leave with.
+#[must_use]
+pub fn in_use(eips: &BTreeMap<EipPair, SourceEip>, used: &BTreeSet<UsedPort>) -> BTreeMap<IpAddr, InUse> {
+    let mut all: BTreeMap<IpAddr, InUse> = BTreeMap::new();
+    for (eip, source) in eips.iter().filter(|(_, source)| !source.node_address) {
+        let leased = source.block.map_or(0, |block| block.size());
+        all.extend(eip.addresses().map(|address| (address, InUse { leased, ..InUse::default() })));
+    }
+    let mut towards: BTreeMap<(IpAddr, u8, (IpAddr, u16)), u32> = BTreeMap::new();
+    for used in used {
+        if let Some(known) = all.get_mut(&used.address) {
+            known.connections += 1;
+            *towards.entry((used.address, used.protocol, used.destination)).or_default() += 1;
+        }
+    }
+    for ((address, ..), count) in towards {
+        if let Some(known) = all.get_mut(&address) {
+            known.ports = count.max(known.ports);
+        }
+    }
+    all
+}
+
 /// Ports in use towards the busiest destination, of each EIP that this node holds ports of.
 fn busiest(eips: &BTreeMap<EipPair, SourceEip>, used: &BTreeSet<UsedPort>) -> BTreeMap<EipPair, u32> {
     let leased = eips.iter().filter(|(_, source)| source.blocks().next().is_some());
@@ -145,6 +179,15 @@ mod tests {
         assert_eq!(busiest(&eips(64), &ports), BTreeMap::from([(eip(), 10)]));
         assert_eq!(busiest(&eips(64), &BTreeSet::new()), BTreeMap::from([(eip(), 0)]));
         assert_eq!(busiest(&BTreeMap::new(), &ports), BTreeMap::new());
+    }
+
+    #[test]
+    fn connections_are_counted_whatever_port_they_have_and_ports_by_destination() {
+        let mut ports: BTreeSet<UsedPort> = (4096..4106).map(|port| used(port, 1)).collect();
+        ports.extend((50_000..50_003).map(|port| used(port, 2)));
+        ports.insert(UsedPort { address: [10, 6, 168, 209].into(), ..used(4096, 1) });
+        let expected = InUse { connections: 13, ports: 10, leased: 64 };
+        assert_eq!(in_use(&eips(64), &ports), BTreeMap::from([([10, 6, 168, 201].into(), expected)]));
     }
 
     #[test]

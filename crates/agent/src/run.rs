@@ -20,6 +20,7 @@ use crate::announcer::Announcer;
 use crate::control_loop::{ControlLoop, Disk, Inbox, Outbox};
 use crate::converge::Converger;
 use crate::debug;
+use crate::defence::{Conflicts, Defence};
 use crate::heartbeat::Renewer;
 use crate::keys::NodeKey;
 use crate::linux::{self, Linux, UplinkChoice};
@@ -27,11 +28,12 @@ use crate::metrics::{KernelCounters, Metrics};
 use crate::probe::{Probe, Report};
 use crate::snapshot::{Snapshot, SnapshotWriter};
 use crate::status::{Wish, Writer};
+use crate::sysctl_record::SysctlRecord;
 use crate::watches;
 
 /// Names the directory that keeps the probe key and the objects over restarts; without it each start makes a new key, and
 /// waits for the API server.
-const STATE_DIR: &str = "STATE_DIR";
+pub(crate) const STATE_DIR: &str = "STATE_DIR";
 /// Time that tasks have to end.
 const GRACE: Duration = Duration::from_secs(3);
 /// The loop beats at least as often as it looks at the uplink; a pass never takes this long.
@@ -70,7 +72,7 @@ async fn serve(config: Config) -> Result<()> {
     let probe = Arc::new(probe);
 
     let mut registry = Registry::default();
-    let kernel_counters = Arc::new(KernelCounters::new(linux::counters));
+    let kernel_counters = Arc::new(KernelCounters::new(linux::counters, linux::eip_counters));
     let metrics = Metrics::register(&mut registry, probe.counters(), kernel_counters);
     let health = Health::default();
     let heartbeat = Heartbeat::new(STUCK_AFTER);
@@ -88,6 +90,7 @@ async fn serve(config: Config) -> Result<()> {
         });
     }
     let (mut announce, announced) = (linux::announcer()?, metrics.announced.clone());
+    let (conflicts_in, conflicts) = watch::channel(Conflicts::new());
     let (wishes, wishes_out) = watch::channel(Wish::default());
     let outbox = Outbox {
         probe: probe.clone(),
@@ -96,6 +99,7 @@ async fn serve(config: Config) -> Result<()> {
             announce(uplink, address);
             announced.count(address);
         })?,
+        defence: Defence::start(move |conflicts| drop(conflicts_in.send_replace(conflicts)))?,
         wishes,
         disk: state_dir.as_deref().map(disk).transpose()?,
         metrics,
@@ -105,17 +109,20 @@ async fn serve(config: Config) -> Result<()> {
 
     let (events, events_out) = mpsc::channel(EVENTS);
     let shutdown = supervisor.shutdown();
-    let mut linux = Linux::open(choice)?;
+    let changed = state_dir.as_deref().map(SysctlRecord::load).transpose()?;
+    let mut linux = Linux::open(choice, changed)?;
     let settings = Settings {
         arp_filter: linux.can_filter_arp(),
         zones: linux.has_zones(),
         timeouts: linux.has_timeouts(),
+        counting_sets: linux.has_counting_sets(),
         ..settings(&config.feature)
     };
     let kernel = linux::monitor(&config.feature.vxlan.name, linux.port()?)?;
     let (asked, questions) = mpsc::channel(1);
     debug::listen(asked)?;
-    let inbox = Inbox { events: events_out, reports, kernel, questions, shutdown: shutdown.clone() };
+    let inbox =
+        Inbox { events: events_out, reports, kernel, conflicts, questions, shutdown: shutdown.clone() };
     let converger = Converger::new(node, settings, linux);
     let ended = start_loop(ControlLoop::new(converger, outbox), inbox)?;
     supervisor.spawn("control loop", async { ended.await.context("the loop's thread is gone")? });

@@ -214,3 +214,31 @@ mod tests {
         assert_eq!(Snapshot::load(dir.path()).unwrap().len(), 1);
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+    use crate::objects::Objects;
+    use crate::world::{World, by_app};
+    use proptest::prelude::*;
+
+    fn corpus() -> Vec<Vec<u8>> {
+        let world = World::cluster().pod("default", "web", "web", "10.21.1.2").policy(by_app());
+        let block = json!([{"first": 4096, "size": 1024, "state": "Active", "role": "Source"}]);
+        let mut snapshot = Snapshot::default();
+        world.lease("n1", block).events.iter().for_each(|event| snapshot.absorb(event));
+        vec![snapshot.render().into_bytes()]
+    }
+
+    proptest! {
+        #![proptest_config(fuzzing::config())]
+        #[test]
+        fn any_file_that_an_earlier_run_left_is_read_without_panic(file in fuzzing::mutated(corpus())) {
+            let Ok(kinds) = serde_json::from_slice(&file) else { return Ok(()) };
+            let mut objects = Objects::default();
+            for event in lists(&kinds) {
+                objects.absorb(event);
+            }
+        }
+    }
+}

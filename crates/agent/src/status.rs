@@ -14,7 +14,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Error};
 use model::EipPair;
 use model::port_lease::{LeaseName, PortLease};
-use model::tunnel::{Phase, Tunnel};
+use model::tunnel::{Conflict, Phase, Tunnel};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -95,6 +95,8 @@ pub struct TunnelStatus {
     pub probe_key: String,
     /// EIP and epoch of what this node answers for; `None` leaves them as they are: it is too early to say
     pub claims: Option<Vec<model::tunnel::Claim>>,
+    /// Addresses of EIPs that somebody else has
+    pub conflicts: Vec<Conflict>,
     /// Whether the node is programmed, or why it is not; `None` leaves it as it is: it is too early to say, or told already
     pub programmed: Option<Result<(), String>>,
 }
@@ -108,6 +110,7 @@ impl TunnelStatus {
             && tunnel.underlay == underlay.parse().ok()
             && self.phase.is_none_or(|phase| tunnel.phase == Some(phase))
             && tunnel.probe_key.as_deref().unwrap_or_default() == self.probe_key
+            && self.conflicts == tunnel.conflicts
             && self.claims.as_ref().is_none_or(|claims| tunnel.claims == *claims)
             && self.programmed.as_ref().is_none_or(|programmed| tunnel.programmed == Some(programmed.is_ok()))
     }
@@ -120,6 +123,7 @@ impl TunnelStatus {
                 "name": self.parent, "ipv4": self.parent_ipv4, "ipv6": self.parent_ipv6,
             }},
             "probeKey": self.probe_key,
+            "conflicts": self.conflicts.iter().map(api::convert::conflict).collect::<Vec<_>>(),
         });
         if let Some(fields) = status.as_object_mut() {
             if let Some(claims) = &self.claims {
@@ -223,6 +227,7 @@ impl<K: Kernel> Converger<K> {
             phase: phase(tunnel, is_programmed, standing.trouble.is_some()),
             probe_key: standing.probe_key.clone(),
             claims: standing.claims.clone(),
+            conflicts: self.conflicts(),
             programmed: programmed.filter(|_| is_new),
         };
         let told = status.is_told_by(tunnel);
@@ -381,6 +386,10 @@ mod tests {
             phase: Some(Phase::Ready),
             probe_key: "key".to_owned(),
             claims: Some(vec![model::tunnel::Claim { eip: "10.6.168.201".parse().unwrap(), epoch: 3 }]),
+            conflicts: vec![Conflict {
+                address: "fd06::201".parse().unwrap(),
+                mac: "02:00:00:00:00:09".parse().unwrap(),
+            }],
             ..TunnelStatus::default()
         };
         for programmed in [None, Some(Ok(())), Some(Err("no uplink".to_owned()))] {

@@ -17,7 +17,7 @@ pub use cluster::{
 pub use gateway::{gateway, read_gateway};
 pub use policy::{cluster_policy, policy, read_cluster_policy, read_policy};
 pub use port_lease::{eip_lease_statuses, idle_blocks, lease_name, port_lease, port_lease_spec};
-pub use tunnel::{claim, mark, tunnel};
+pub use tunnel::{claim, conflict, mark, tunnel};
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -295,6 +295,7 @@ fn add_set(table: &mut Table, name: &str, shape: &SetShape) -> Result<(), Refusa
         data: shape.data.clone(),
         interval: shape.interval,
         timeout: shape.timeout,
+        counting: shape.counting,
         elements: BTreeMap::new(),
     };
     table.sets.insert(name.to_owned(), set);

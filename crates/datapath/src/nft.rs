@@ -64,6 +64,8 @@ pub struct Set {
     pub interval: bool,
     /// Whether elements may expire
     pub timeout: bool,
+    /// Whether the kernel counts, at each element, the packets that were found in it
+    pub counting: bool,
     /// Key to value. An interval's key is (first, last) inclusive
     pub elements: BTreeMap<Key, Value>,
 }

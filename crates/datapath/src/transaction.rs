@@ -49,11 +49,19 @@ pub struct SetShape {
     pub interval: bool,
     /// Whether elements may expire
     pub timeout: bool,
+    /// Whether the kernel counts packets at each element
+    pub counting: bool,
 }
 
 impl From<&Set> for SetShape {
     fn from(set: &Set) -> Self {
-        Self { key: set.key.clone(), data: set.data.clone(), interval: set.interval, timeout: set.timeout }
+        Self {
+            key: set.key.clone(),
+            data: set.data.clone(),
+            interval: set.interval,
+            timeout: set.timeout,
+            counting: set.counting,
+        }
     }
 }
 

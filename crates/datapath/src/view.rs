@@ -90,6 +90,8 @@ pub struct Settings {
     pub timeouts: bool,
     /// Whether the kernel has zones of connection tracking, which overflow needs
     pub zones: bool,
+    /// Whether the kernel counts packets at elements of sets, which traffic by EIP is told from
+    pub counting_sets: bool,
 }
 
 impl Default for Settings {
@@ -108,6 +110,7 @@ impl Default for Settings {
             short_udp: ShortUdp::default(),
             timeouts: true,
             zones: true,
+            counting_sets: true,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Tells the neighbourhood that an address is here now: gratuitous ARP, unsolicited neighbour advertisements.
+//! Tells the neighbourhood that an address is here now: gratuitous ARP, unsolicited neighbour advertisements. Asks it whether
+//! somebody else has it: ARP probes, duplicate address detection.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
@@ -48,13 +49,24 @@ impl Announcer {
     /// # Errors
     /// When the device is gone or down.
     pub fn announce(&self, index: u32, mac: MacAddress, address: IpAddr) -> Result<()> {
-        match address {
-            IpAddr::V4(address) => {
-                self.send(index, &arp(REQUEST, mac, address, [0; 6], address))?;
-                self.send(index, &arp(REPLY, mac, address, BROADCAST, address))
-            }
-            IpAddr::V6(address) => self.send(index, &advertisement(mac, address)),
-        }
+        announcements(mac, address).iter().try_for_each(|frame| self.send(index, frame))
+    }
+
+    /// Asks whether anybody has `address`, without saying that anybody is about to take it: an ARP probe (RFC 5227, 2.1.1),
+    /// or a solicitation as for duplicate address detection (RFC 4862, 5.4.2).
+    ///
+    /// # Errors
+    /// When the device is gone or down.
+    pub fn probe(&self, index: u32, mac: MacAddress, address: IpAddr) -> Result<()> {
+        self.send(index, &probe_frame(mac, address))
+    }
+
+    /// Tells whoever has probed for `address` that it is at `mac`.
+    ///
+    /// # Errors
+    /// When the device is gone or down.
+    pub fn answer_probe(&self, index: u32, mac: MacAddress, address: IpAddr, to: MacAddress) -> Result<()> {
+        self.send(index, &answer_frame(mac, address, to))
     }
 
     /// Asks for the next hop with `address` as the sender, which makes the next hop, whatever it thinks of gratuitous
@@ -78,6 +90,38 @@ impl Announcer {
     }
 }
 
+/// The frames of [`Announcer::announce`].
+pub(crate) fn announcements(mac: MacAddress, address: IpAddr) -> Vec<Vec<u8>> {
+    match address {
+        IpAddr::V4(address) => {
+            vec![arp(REQUEST, mac, address, [0; 6], address), arp(REPLY, mac, address, BROADCAST, address)]
+        }
+        IpAddr::V6(address) => vec![advertisement(mac, address)],
+    }
+}
+
+/// The frame of [`Announcer::probe`].
+pub(crate) fn probe_frame(mac: MacAddress, address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => arp(REQUEST, mac, Ipv4Addr::UNSPECIFIED, [0; 6], address),
+        IpAddr::V6(address) => solicitation(mac, address),
+    }
+}
+
+/// The frame of [`Announcer::answer_probe`]; IPv6 is answered to all, for who asks has no address yet.
+pub(crate) fn answer_frame(mac: MacAddress, address: IpAddr, to: MacAddress) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => {
+            let mut frame = arp(REPLY, mac, address, to.0, Ipv4Addr::UNSPECIFIED);
+            if let Some(destination) = frame.get_mut(..6) {
+                destination.copy_from_slice(&to.0);
+            }
+            frame
+        }
+        IpAddr::V6(address) => advertisement(mac, address),
+    }
+}
+
 fn ethernet(destination: [u8; 6], source: MacAddress, kind: u16) -> Vec<u8> {
     [&destination[..], &source.0, &kind.to_be_bytes()].concat()
 }
@@ -98,23 +142,44 @@ fn advertisement(mac: MacAddress, address: Ipv6Addr) -> Vec<u8> {
     const ADVERTISEMENT: u8 = 136;
     const OVERRIDE: u8 = 0x20;
     const TARGET_LINK_ADDRESS: u8 = 2;
-    const HOP_LIMIT: u8 = 255;
     let mut message = vec![ADVERTISEMENT, 0, 0, 0, OVERRIDE, 0, 0, 0];
     message.extend(address.octets());
     message.extend([TARGET_LINK_ADDRESS, 1]);
     message.extend(mac.0);
+    discovery(ALL_NODES_MAC, mac, address, ALL_NODES, message)
+}
+
+/// Duplicate address detection: of nobody, to the address' own multicast group.
+fn solicitation(mac: MacAddress, address: Ipv6Addr) -> Vec<u8> {
+    const SOLICITATION: u8 = 135;
+    let [.., a, b, c] = address.octets();
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
+    let mut message = vec![SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(address.octets());
+    discovery([0x33, 0x33, 0xff, a, b, c], mac, Ipv6Addr::UNSPECIFIED, group, message)
+}
+
+fn discovery(
+    to: [u8; 6],
+    mac: MacAddress,
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    mut message: Vec<u8>,
+) -> Vec<u8> {
+    const HOP_LIMIT: u8 = 255;
     let len = u16::try_from(message.len()).unwrap_or(u16::MAX).to_be_bytes();
-    let sum =
-        checksum(&[&address.octets(), &ALL_NODES.octets(), &[0, 0], &len, &[0, 0, 0, ICMPV6], &message]);
+    let parts: [&[u8]; 6] =
+        [&source.octets(), &destination.octets(), &[0, 0], &len, &[0, 0, 0, ICMPV6], &message];
+    let sum = checksum(&parts);
     if let Some(field) = message.get_mut(2..4) {
         field.copy_from_slice(&sum.to_be_bytes());
     }
-    let mut frame = ethernet(ALL_NODES_MAC, mac, 0x86dd);
+    let mut frame = ethernet(to, mac, 0x86dd);
     frame.extend([0x60, 0, 0, 0]);
     frame.extend(len);
     frame.extend([ICMPV6, HOP_LIMIT]);
-    frame.extend(address.octets());
-    frame.extend(ALL_NODES.octets());
+    frame.extend(source.octets());
+    frame.extend(destination.octets());
     frame.extend(message);
     frame
 }

@@ -317,15 +317,18 @@ fn parse_fill(message: &Message<'_>) -> Option<Fill> {
 }
 
 #[cfg(test)]
-mod tests {
+mod fuzz {
     use super::*;
+    use crate::wire::fuzz::any_datagram;
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(fuzzing::config())]
         #[test]
-        fn any_bytes_are_read_without_panic(payload in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let message = Message { kind: NEW, flags: 0, sequence: 0, port: 0, payload: &payload };
-            let _ = (parse_flow(&message), parse_fill(&message));
+        fn any_entry_is_read_without_panic(datagram in any_datagram()) {
+            for message in wire::messages(&datagram) {
+                let _ = (parse_flow(&message), parse_fill(&message));
+            }
         }
     }
 }

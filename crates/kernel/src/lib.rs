@@ -16,6 +16,7 @@ mod uapi;
 mod wire;
 
 pub mod address;
+pub mod address_watch;
 pub mod announce;
 pub mod conntrack;
 pub mod error;

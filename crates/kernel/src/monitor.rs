@@ -276,15 +276,21 @@ pub(crate) fn wait(socket: &NetlinkSocket, timeout: Option<Duration>) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
+mod fuzz {
     use super::*;
+    use crate::wire::fuzz::any_datagram;
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(fuzzing::config())]
         #[test]
-        fn any_bytes_are_read_without_panic(kind in 16u16..40, payload in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let message = Message { kind, flags: 0, sequence: 0, port: 0, payload: &payload };
-            let _ = (parse_route_event(&message), nft::table_of(&message));
+        fn any_notification_is_read_without_panic(datagram in any_datagram()) {
+            for message in wire::messages(&datagram) {
+                for kind in 16u16..40 {
+                    let message = Message { kind, ..message };
+                    let _ = (parse_route_event(&message), nft::table_of(&message), nft::parse_generation(&message));
+                }
+            }
         }
     }
 }

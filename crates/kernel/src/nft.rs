@@ -161,6 +161,23 @@ impl NftSocket {
         Ok(found.into_iter().collect())
     }
 
+    /// What was counted at each element of a set that counts, by key. Empty if there is no such set.
+    ///
+    /// # Errors
+    /// When the kernel refuses or its reply makes no sense.
+    pub fn element_counters(&mut self, id: &TableId, set: &str) -> Result<BTreeMap<Vec<u8>, CounterValue>> {
+        let body = |w: &mut Writer| {
+            put_family(w, id.family);
+            w.text(uapi::element::LIST_TABLE, &id.name);
+            w.text(uapi::element::LIST_SET, set);
+        };
+        let parse = |m: Message<'_>| Some(decode::parse_element_counters(&m));
+        match self.socket.dump("listing elements", message::GET_ELEMENT, body, parse) {
+            Err(error) if error.is_not_found() => Ok(BTreeMap::new()),
+            other => Ok(other?.into_iter().flatten().collect()),
+        }
+    }
+
     /// Names of a table's timeouts. A kernel that has none of these lists none.
     fn timeouts(&mut self, id: &TableId) -> Result<BTreeSet<String>> {
         let body = |w: &mut Writer| {
@@ -443,6 +460,7 @@ impl NftSocket {
                     data: None,
                     interval: false,
                     timeout: false,
+                    counting: false,
                     elements: BTreeMap::new(),
                 },
                 Some(shape) => Set {
@@ -451,6 +469,7 @@ impl NftSocket {
                     data: shape.data,
                     interval: shape.interval,
                     timeout: shape.timeout,
+                    counting: shape.counting,
                 },
             };
             found.sets.insert(set.name, set_found);

@@ -242,7 +242,6 @@ pub(crate) fn u8_at(bytes: &[u8], offset: usize) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn what_is_written_is_read_back() {
@@ -268,16 +267,72 @@ mod tests {
         writer.bytes(1, &vec![0; 65_532]);
         assert!(writer.finish().is_none());
     }
+}
+
+#[cfg(test)]
+pub(crate) mod fuzz {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// An attribute: its kind, and bytes of a usual length, or more attributes.
+    #[derive(Clone, Debug)]
+    enum Tree {
+        Leaf(u16, Vec<u8>),
+        Nest(u16, Vec<Tree>),
+    }
+
+    fn any_tree() -> impl Strategy<Value = Tree> {
+        let length = proptest::sample::select(&[0usize, 1, 2, 4, 6, 8, 12, 16, 28][..]);
+        let bytes = length.prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length));
+        let text = "[a-z.0-9]{0,15}".prop_map(|text| [text.as_bytes(), &[0]].concat());
+        let leaf =
+            (0u16..32, prop_oneof![4 => bytes, 1 => text]).prop_map(|(kind, bytes)| Tree::Leaf(kind, bytes));
+        leaf.prop_recursive(4, 40, 6, |inner| {
+            (0u16..32, proptest::collection::vec(inner, 0..6)).prop_map(|(kind, all)| Tree::Nest(kind, all))
+        })
+    }
+
+    fn write(tree: &Tree, writer: &mut Writer) {
+        match tree {
+            Tree::Leaf(kind, bytes) => writer.bytes(*kind, bytes),
+            Tree::Nest(kind, all) => {
+                writer.nest(*kind, |writer| all.iter().for_each(|one| write(one, writer)))
+            }
+        }
+    }
+
+    /// Messages like the kernel's, whole or damaged: a fixed header of any family's length, and attributes.
+    pub(crate) fn any_datagram() -> impl Strategy<Value = Vec<u8>> {
+        let header = proptest::sample::select(&[4usize, 8, 12, 16, 20][..]);
+        let header = header.prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length));
+        let message = (any::<u16>(), any::<u16>(), header, proptest::collection::vec(any_tree(), 0..8));
+        let messages = proptest::collection::vec(message, 1..4).prop_map(|messages| {
+            let mut writer = Writer::new();
+            for (kind, flags, header, trees) in &messages {
+                writer.message(*kind, *flags, 1, |writer| {
+                    writer.raw(header);
+                    trees.iter().for_each(|tree| write(tree, writer));
+                });
+            }
+            writer.finish().unwrap_or_default()
+        });
+        fuzzing::mutated_from(messages)
+    }
 
     proptest! {
+        #![proptest_config(fuzzing::config())]
         #[test]
-        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        fn any_datagram_is_read_without_panic(bytes in any_datagram()) {
+            let mut read = 0;
             for message in messages(&bytes) {
+                read += message.payload.len();
                 for attribute in attributes(message.payload) {
                     let _ = (attribute.u8(), attribute.u16_be(), attribute.u64_be(), attribute.text());
                     let _ = attribute.nested().count();
                 }
+                let _ = crate::socket::acknowledgement(&message);
             }
+            prop_assert!(read <= bytes.len(), "no byte is in two messages");
             let _ = attributes_behind(&bytes, 20).count();
         }
     }

@@ -228,10 +228,15 @@ mod tests {
         assert_eq!(parse_frame(&frame), None);
     }
 
-    proptest! {
-        #[test]
-        fn no_frame_makes_the_parser_panic(frame in proptest::collection::vec(any::<u8>(), 0..128)) {
-            let _ = parse_frame(&frame);
+    mod fuzz {
+        use super::*;
+
+        proptest! {
+            #![proptest_config(fuzzing::config())]
+            #[test]
+            fn any_frame_is_a_flow_or_none(frame in fuzzing::mutated(vec![udp_frame()])) {
+                let _ = parse_frame(&frame);
+            }
         }
     }
 }

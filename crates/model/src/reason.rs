@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::EipPair;
 use crate::policy::PolicyKey;
 use crate::pool::Family;
+use crate::tunnel_mac::MacAddress;
 
 /// Why something is as it is, with what a person needs to understand and mend it.
 ///
@@ -35,6 +36,15 @@ pub enum Reason {
         address: IpAddr,
         /// The gateway that had it first
         gateway: String,
+    },
+    /// Somebody else on a gateway node's link has an EIP.
+    AddressConflict {
+        /// The address
+        address: IpAddr,
+        /// Who has it
+        mac: MacAddress,
+        /// The node that found it out
+        node: String,
     },
     /// Another gateway is the cluster's default one already.
     AnotherDefault {
@@ -211,6 +221,7 @@ impl Reason {
             Self::InvalidField { .. } => "InvalidField",
             Self::PoolSizesDiffer { .. } => "PoolSizesDiffer",
             Self::PoolsOverlap { .. } => "PoolsOverlap",
+            Self::AddressConflict { .. } => "AddressConflict",
             Self::AnotherDefault { .. } => "AnotherDefault",
             Self::UnknownGateway { .. } => "UnknownGateway",
             Self::NoDefaultGateway => "NoDefaultGateway",
@@ -293,6 +304,10 @@ impl fmt::Display for Reason {
             Self::PoolSizesDiffer { v4, v6 } => write!(
                 f,
                 "spec.ippools: {v4} IPv4 and {v6} IPv6 addresses; EIPs are pairs, so give both pools the same size"
+            ),
+            Self::AddressConflict { address, mac, node } => write!(
+                f,
+                "{address} is in use by somebody else, at {mac} on the link of node {node}; it is not used until that ends"
             ),
             Self::PoolsOverlap { address, gateway } => write!(
                 f,

@@ -89,6 +89,8 @@ pub struct Tunnel {
     pub claims: Vec<Claim>,
     /// Whether the agent has programmed the node; `None` while it has not said.
     pub programmed: Option<bool>,
+    /// Addresses of EIPs that somebody else on the node's link has, as its agent says.
+    pub conflicts: Vec<Conflict>,
 }
 
 impl Tunnel {
@@ -97,6 +99,15 @@ impl Tunnel {
     pub fn addresses(&self) -> Option<EipPair> {
         EipPair::new(self.ipv4, self.ipv6)
     }
+}
+
+/// An address of an EIP that somebody else has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    /// The address
+    pub address: IpAddr,
+    /// Who has it
+    pub mac: MacAddress,
 }
 
 /// An EIP that a gateway answers for.

@@ -190,8 +190,10 @@ pub(crate) fn gateway_plans(
             None => examined.record.status.ports.as_ref().map(|_| Reason::PortsAvailable),
         };
         status.ports = ports.as_ref().map(Verdict::from);
-        let whole =
-            not_ready(&status).or_else(|| examined.record.status.whole.as_ref().map(|_| Reason::NotDegraded));
+        let conflict = conflict(snapshot, &addresses);
+        let whole = conflict
+            .or_else(|| not_ready(&status))
+            .or_else(|| examined.record.status.whole.as_ref().map(|_| Reason::NotDegraded));
         status.whole = whole.as_ref().map(Verdict::from);
         let moves = placement.moves.get(name).cloned().unwrap_or_default();
         let plan =
@@ -199,6 +201,15 @@ pub(crate) fn gateway_plans(
         plans.insert((*name).to_owned(), plan);
     }
     plans
+}
+
+/// That somebody else has an EIP of the gateway, as one of its nodes says.
+fn conflict(snapshot: &ClusterSnapshot, addresses: &BTreeSet<IpAddr>) -> Option<Reason> {
+    let able = snapshot.tunnels.iter().filter(|(_, record)| record.tunnel.phase == Some(Phase::Ready));
+    let told =
+        able.flat_map(|(node, record)| record.tunnel.conflicts.iter().map(move |conflict| (conflict, node)));
+    let (conflict, node) = told.filter(|(conflict, _)| addresses.contains(&conflict.address)).min()?;
+    Some(Reason::AddressConflict { address: conflict.address, mac: conflict.mac, node: node.clone() })
 }
 
 /// That some nodes of a gateway can't carry traffic, while others can: without any the gateway itself is not Ready.

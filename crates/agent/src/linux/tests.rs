@@ -51,7 +51,7 @@ fn world() -> World {
 
 fn start(node: &str) -> Converger<Linux> {
     let mut converger =
-        Converger::new(node, Settings::default(), Linux::open(UplinkChoice::DefaultRoute).unwrap());
+        Converger::new(node, Settings::default(), Linux::open(UplinkChoice::DefaultRoute, None).unwrap());
     for event in world().events {
         converger.absorb(event);
     }

@@ -293,3 +293,30 @@ fn a_gateway_lends_its_address_to_policies_that_ask_for_it_and_claims_nothing_fo
     assert_eq!(topology_of(&world.objects, &local("g1")).used, BTreeSet::new());
     assert!(!view(&World::cluster().policy(by_app()), "g1").lends_address);
 }
+
+#[test]
+fn an_eip_that_somebody_else_has_is_neither_left_with_nor_answered() {
+    let world = World::cluster().pod("default", "web", "web", "10.21.1.2").policy(by_app());
+    let address: IpAddr = [10, 6, 168, 201].into();
+    let stranger = MacAddress([2, 0, 0, 0, 0, 9]);
+    let claiming = |node: &str| Local { claims: BTreeSet::from([eip()]), ..local(node) };
+    assert!(view_of(&world.objects, &claiming("g1")).gateway_eips[&eip()].answers);
+    let found_out = Local { conflicts: BTreeMap::from([(address, stranger)]), ..claiming("g1") };
+    assert_eq!(view_of(&world.objects, &found_out).gateway_eips, BTreeMap::new());
+    // It is looked after all the same, or nobody would find out that it is over.
+    assert_eq!(charge(&Derived::of(&world.objects, "g1"), &found_out), BTreeMap::from([(address, true)]));
+
+    assert!(view(&world, "n1").eips.contains_key(&eip()));
+    let told = |phase: &str| {
+        json!({"metadata": {"name": "g1"}, "status": {
+            "tunnel": {"ipv4": "172.31.0.2", "mac": "66:00:00:00:00:01", "parent": {"ipv4": "10.6.0.2"}}, "phase": phase,
+            "conflicts": [{"address": address.to_string(), "mac": stranger.to_string()}],
+        }})
+    };
+    let carriers = BTreeMap::from([(eip(), Some("g1".to_owned()))]);
+    let source = Local { carriers, ..local("n1") };
+    let world = world.with("tunnel", told("Ready"));
+    assert_eq!(view_of(&world.objects, &source).eips[&eip()].carrier, None);
+    let world = world.with("tunnel", told("NodeNotReady"));
+    assert_eq!(view_of(&world.objects, &source).eips[&eip()].carrier.as_deref(), Some("g1"));
+}

@@ -1,6 +1,6 @@
 //! EgressTunnel.
 
-use model::tunnel::{Claim, Tunnel};
+use model::tunnel::{Claim, Conflict, Tunnel};
 
 use crate::names;
 use crate::v1beta1::{self, EgressTunnel, condition};
@@ -16,6 +16,9 @@ pub fn tunnel(object: &EgressTunnel) -> Tunnel {
         .claims
         .iter()
         .filter_map(|claim| Some(Claim { eip: claim.eip.parse().ok()?, epoch: claim.epoch }));
+    let conflicts = status.conflicts.iter().filter_map(|told| {
+        Some(Conflict { address: told.address.parse().ok()?, mac: told.mac.parse().ok()? })
+    });
     Tunnel {
         ipv4: status.tunnel.ipv4.parse().ok(),
         ipv6: status.tunnel.ipv6.parse().ok(),
@@ -28,7 +31,13 @@ pub fn tunnel(object: &EgressTunnel) -> Tunnel {
         probe_key: Some(status.probe_key.clone()).filter(|key| !key.is_empty()),
         claims: claims.collect(),
         programmed: programmed.map(|condition| condition.status == "True"),
+        conflicts: conflicts.collect(),
     }
+}
+
+/// A conflict as the agent writes it.
+pub fn conflict(conflict: &Conflict) -> v1beta1::Conflict {
+    v1beta1::Conflict { address: conflict.address.to_string(), mac: conflict.mac.to_string() }
 }
 
 /// A claim as the agent writes it.

@@ -69,6 +69,9 @@ pub struct EgressTunnelStatus {
     /// The EIPs that this gateway answers for now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<Claim>,
+    /// Addresses of EIPs that somebody else on the node's link has. They are not used while it says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Conflict>,
     /// `Ready` says whether the agent has programmed this node, and if not, why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -104,6 +107,17 @@ pub struct Parent {
     /// Its IPv6 address, without a prefix length; filled only where the tunnel runs over IPv6.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub ipv6: String,
+}
+
+/// An address of an EIP that somebody else on the gateway's link has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Conflict {
+    /// The address.
+    #[serde(default)]
+    pub address: String,
+    /// Ethernet address of whoever has it.
+    #[serde(default)]
+    pub mac: String,
 }
 
 /// An EIP that a gateway answers for.

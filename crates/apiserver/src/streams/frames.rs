@@ -81,7 +81,6 @@ pub(super) fn exit_status(code: i32) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn a_closed_stdin_is_told_from_input() {
@@ -102,10 +101,21 @@ mod tests {
         assert_eq!(exit_status(0)["status"], "Success");
         assert_eq!(exit_status(3)["details"]["causes"][0]["message"], "3");
     }
+}
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn corpus() -> Vec<Vec<u8>> {
+        vec![b"\0ls\n".to_vec(), vec![255, 0], b"\x04{\"Width\":80,\"Height\":24}".to_vec()]
+    }
 
     proptest! {
+        #![proptest_config(fuzzing::config())]
         #[test]
-        fn arbitrary_messages_never_panic(message in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn any_message_is_a_frame_or_unknown(message in fuzzing::mutated(corpus())) {
             let _ = parse(&message);
         }
     }

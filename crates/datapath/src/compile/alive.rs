@@ -99,6 +99,13 @@ pub(super) fn solicitation(
 }
 
 fn add_alive(table: &mut Table, key: FieldType) {
-    let set = Set { key: vec![key], data: None, interval: false, timeout: true, elements: BTreeMap::new() };
+    let set = Set {
+        key: vec![key],
+        data: None,
+        interval: false,
+        timeout: true,
+        counting: false,
+        elements: BTreeMap::new(),
+    };
     table.sets.insert(ALIVE.to_owned(), set);
 }

@@ -244,5 +244,6 @@ pub(super) fn add(
     interval: bool,
     elements: BTreeMap<Key, Value>,
 ) {
-    table.sets.insert(name.into(), Set { key: key.to_vec(), data, interval, timeout: false, elements });
+    let set = Set { key: key.to_vec(), data, interval, timeout: false, counting: false, elements };
+    table.sets.insert(name.into(), set);
 }

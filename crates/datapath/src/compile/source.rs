@@ -309,6 +309,10 @@ fn eips(context: &Context<'_>, family: Family, table: &mut Table) {
         }
     }
     add_set(table, family.name(ID_EIP), &[FieldType::Mark, family.field], id_eip);
+    // Every packet that leaves with an EIP is looked up here once.
+    if let Some(set) = table.sets.get_mut(&family.name(ID_EIP)) {
+        set.counting = context.view.settings.counting_sets;
+    }
     add_set(table, family.name(ID_NODE), &[FieldType::Mark, family.field], id_node);
     let data = [family.field, FieldType::Port, FieldType::Port];
     add_map(table, family.name(SNAT), &[FieldType::Mark], &data, snat);

@@ -65,6 +65,9 @@ fn write_set(f: &mut fmt::Formatter<'_>, name: &str, set: &Set) -> fmt::Result {
     if !flags.is_empty() {
         writeln!(f, "\t\tflags {}", flags.join(","))?;
     }
+    if set.counting {
+        writeln!(f, "\t\tcounter")?;
+    }
     if !set.elements.is_empty() {
         let mut elements: Vec<(&Key, String)> =
             set.elements.iter().map(|(key, value)| (key, element(set, key, value))).collect();

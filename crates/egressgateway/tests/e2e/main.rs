@@ -1,6 +1,6 @@
 //! The whole thing: a cluster in a box with the real controller, real agents and real packets.
 //!
-//! One lab serves all scenarios, one after the other; each has a namespace, an EgressGateway with a pool of its own,
+//! One lab serves all scenarios of a family, one after the other; each has a namespace, an EgressGateway with a pool of its own,
 //! and a server with ports of its own on the outside host. What the outside host saw at those ports is the judge. Nothing
 //! here measures time: conditions are waited for, with deadlines that only a broken program misses.
 //!
@@ -13,13 +13,16 @@ mod acceptance;
 mod admission;
 mod answers;
 mod broken;
+mod conflicts;
 mod destinations;
 mod drift;
 mod failover;
 mod fake_nodes;
+mod oracle;
 mod overflow;
 mod protocols;
 mod refusals;
+mod removal;
 mod restarts;
 mod scale;
 mod scene;
@@ -46,6 +49,9 @@ use world::World;
 
 /// Beginning of the name of a directory for users that have none.
 const RUNTIME_DIR: &str = "egressgateway-e2e-";
+
+/// Scenarios of a lab whose agents serve both families.
+const DUAL_STACK: [&[Scenario]; 3] = [oracle::SCENARIOS, conflicts::SCENARIOS, removal::SCENARIOS];
 
 /// Name and body of a scenario.
 type Scenario = (&'static str, fn(&World) -> anyhow::Result<()>);
@@ -74,12 +80,20 @@ fn main() -> ExitCode {
     ]
     .concat();
     if arguments.iter().any(|argument| argument == "--list") {
-        scenarios.iter().for_each(|(name, _)| println!("{name}: test"));
+        scenarios
+            .iter()
+            .chain(DUAL_STACK.into_iter().flatten())
+            .for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(part.as_str()));
-    let chosen: Vec<&Scenario> = scenarios.iter().filter(|(name, _)| wanted(name)).collect();
-    if chosen.is_empty() {
+    let is_chosen = |(name, _): &&Scenario| wanted(name);
+    let dual_stack = DUAL_STACK.concat();
+    let labs: [(bool, Vec<&Scenario>); 2] = [
+        (false, scenarios.iter().filter(is_chosen).collect()),
+        (true, dual_stack.iter().filter(is_chosen).collect()),
+    ];
+    if labs.iter().all(|(_, chosen)| chosen.is_empty()) {
         return ExitCode::SUCCESS;
     }
     if let Err(reason) = become_privileged() {
@@ -87,15 +101,27 @@ fn main() -> ExitCode {
         println!("test result: ok. 0 passed; 0 failed");
         return ExitCode::SUCCESS;
     }
-    let world = match World::up() {
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (ipv6, chosen) in labs.iter().filter(|(_, chosen)| !chosen.is_empty()) {
+        passed += play(*ipv6, chosen, &mut failed);
+    }
+    remove_runtime_dir();
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("test result: {verdict}. {} passed; {} failed; {failed:?}", passed, failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Plays scenarios in one lab, and says how many passed.
+fn play(ipv6: bool, chosen: &[&Scenario], failed: &mut Vec<&str>) -> usize {
+    let world = match World::up(ipv6) {
         Ok(world) => world,
         Err(error) => {
             println!("test the_lab_comes_up ... FAILED\n{error:#}");
-            println!("test result: FAILED. 0 passed; 1 failed");
-            return ExitCode::FAILURE;
+            failed.push("the_lab_comes_up");
+            return 0;
         }
     };
-    let (mut passed, mut failed) = (0, Vec::new());
+    let (mut passed, before) = (0, failed.len());
     for (name, scenario) in chosen {
         let start = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| scenario(&world)));
@@ -107,25 +133,22 @@ fn main() -> ExitCode {
             }
             Ok(Err(error)) => {
                 println!("test {name} ... FAILED\n  after {took:.1} s: {error:#}");
-                failed.push(*name);
+                failed.push(name);
             }
             Err(_) => {
                 println!("test {name} ... FAILED");
-                failed.push(*name);
+                failed.push(name);
             }
         }
     }
-    if !failed.is_empty() {
+    if failed.len() > before {
         world.tell_what_happened();
     }
     if let Err(error) = world.down() {
         println!("test the_lab_goes_down ... FAILED\n{error:#}");
         failed.push("the_lab_goes_down");
     }
-    remove_runtime_dir();
-    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
-    println!("test result: {verdict}. {} passed; {} failed; {failed:?}", passed, failed.len());
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    passed
 }
 
 /// Becomes root of a user namespace where it is not root, while this process has one thread only.

@@ -1,6 +1,6 @@
 //! What a scenario plays on: a namespace, a gateway with a pool of its own, pods and policies.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
@@ -41,18 +41,28 @@ pub(crate) fn is_eip(address: IpAddr) -> bool {
 impl<'w> Scene<'w> {
     /// Makes them; the pool has four addresses that no other scene has had.
     pub(crate) fn new(world: &'w World, name: &'static str) -> Result<Self> {
+        Self::of_families(world, name, false)
+    }
+
+    /// The same with four pairs of addresses.
+    pub(crate) fn dual(world: &'w World, name: &'static str) -> Result<Self> {
+        Self::of_families(world, name, true)
+    }
+
+    fn of_families(world: &'w World, name: &'static str, ipv6: bool) -> Result<Self> {
         let first_eip = Ipv4Addr::from_bits(FIRST_EIP.to_bits() + POOL * world.next_scene());
         let scene = Self { world, name, first_eip };
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
         world.answered(scene.namespaces().create(&PostParams::default(), &namespace))?;
         let pool = format!("{}-{}", scene.eip(0), scene.eip(3));
+        let pool6 = ipv6.then(|| format!("{}-{}", scene.pair(0).1, scene.pair(3).1));
         world.create(
             "EgressGateway",
             None,
             &json!({
                 "metadata": {"name": name},
                 "spec": {
-                    "ippools": {"ipv4": [pool]},
+                    "ippools": {"ipv4": [pool], "ipv6": Vec::from_iter(pool6)},
                     "nodeSelector": {"selector": {"matchLabels": {"e2e-gateway": "true"}}},
                 },
             }),
@@ -69,6 +79,13 @@ impl<'w> Scene<'w> {
         Ipv4Addr::from_bits(self.first_eip.to_bits() + number).into()
     }
 
+    /// Address number `number` of both pools of a scene that has two; the last groups of the IPv6 one are the IPv4 one.
+    pub(crate) fn pair(&self, number: u32) -> (IpAddr, IpAddr) {
+        let v4 = Ipv4Addr::from_bits(self.first_eip.to_bits() + number);
+        let [a, b, c, d] = v4.octets().map(u16::from);
+        (v4.into(), Ipv6Addr::new(0xfd06, 0, 0, 0, a, b, c, d).into())
+    }
+
     /// Waits until both gateway nodes are Ready by the gateway's status.
     pub(crate) fn until_gateways_are_ready(&self) -> Result<()> {
         self.world.until("both gateway nodes are Ready", || {
@@ -82,7 +99,12 @@ impl<'w> Scene<'w> {
 
     /// Starts a pod with the label `app` = `name` on a node.
     pub(crate) fn pod(&self, name: &str, node: &str) -> Result<TestPod> {
-        self.start(name, node, &["sleep", "3600"])?;
+        self.pod_of_app(name, name, node)
+    }
+
+    /// Starts a pod with another label `app` on a node.
+    pub(crate) fn pod_of_app(&self, name: &str, app: &str, node: &str) -> Result<TestPod> {
+        self.start_app(name, app, node, &["sleep", "3600"])?;
         self.running(name, node)
     }
 
@@ -102,8 +124,12 @@ impl<'w> Scene<'w> {
 
     /// Starts a pod with the label `app` = `name` on a node that runs a command, without waiting for anything.
     pub(crate) fn start(&self, name: &str, node: &str, command: &[&str]) -> Result<()> {
+        self.start_app(name, name, node, command)
+    }
+
+    fn start_app(&self, name: &str, app: &str, node: &str, command: &[&str]) -> Result<()> {
         let pod: Pod = serde_json::from_value(json!({
-            "metadata": {"name": name, "labels": {"app": name}},
+            "metadata": {"name": name, "labels": {"app": app}},
             "spec": {
                 "nodeName": node,
                 "restartPolicy": "Never",

@@ -64,10 +64,11 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Starts the lab and labels the gateway nodes.
-    pub(crate) fn up() -> Result<Self> {
+    /// Starts the lab and labels the gateway nodes; `ipv6`: agents also serve IPv6.
+    pub(crate) fn up(ipv6: bool) -> Result<Self> {
         let options = LabOptions {
-            name: format!("e2e-{}", std::process::id()),
+            name: format!("e2e-{}{}", if ipv6 { "dual-" } else { "" }, std::process::id()),
+            ipv6,
             program: PathBuf::from(env!("CARGO_BIN_EXE_egressgateway")),
             api_server: ApiServerKind::from_environment()?,
             ..LabOptions::default()
@@ -112,12 +113,7 @@ impl World {
 
     /// What agents and controllers logged about other nodes, EIPs and troubles, in order.
     fn words_of_the_daemons(&self) -> Vec<String> {
-        let kubeconfig = self.lab.kubeconfig();
-        let Some(state) = kubeconfig.parent() else { return Vec::new() };
-        let first = std::fs::read_to_string(state.join("pid")).unwrap_or_default();
-        let Some(first) = first.split_whitespace().next() else { return Vec::new() };
-        // Only the lab's own processes see the files of its pods.
-        let inside = PathBuf::from(format!("/proc/{first}/root{}/private/pods", state.display()));
+        let Ok(inside) = self.inside("pods") else { return Vec::new() };
         let entries = |directory: PathBuf| std::fs::read_dir(directory).into_iter().flatten().flatten();
         let logs = entries(inside).flat_map(|pod| {
             let containers = entries(pod.path().join("logs"));
@@ -135,6 +131,14 @@ impl World {
         lines.sort();
         let superfluous = lines.len().saturating_sub(LINES_OF_DAEMONS);
         lines.split_off(superfluous)
+    }
+
+    /// A file or directory that only the lab's own processes see.
+    pub(crate) fn inside(&self, path: &str) -> Result<PathBuf> {
+        let state = self.lab.directory();
+        let first = std::fs::read_to_string(state.join("pid"))?;
+        let first = first.split_whitespace().next().context("the lab has ended")?;
+        Ok(PathBuf::from(format!("/proc/{first}/root{}/private/{path}", state.display())))
     }
 
     /// Waits for a condition; the error of the last look is what was seen instead.

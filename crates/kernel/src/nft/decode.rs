@@ -5,7 +5,7 @@ use datapath::transaction::{CounterValue, SetShape, TableId};
 
 use super::element::{Listed, data_len, parse_element};
 use super::encode::{family_number, field_type_number, hooks, kind_name};
-use super::uapi::{self, HEADER, chain, generation, object, rule, set, table};
+use super::uapi::{self, HEADER, chain, element, generation, object, rule, set, table};
 use crate::wire::{self, Attribute, Message};
 
 const FAMILIES: [TableFamily; 5] =
@@ -85,6 +85,7 @@ pub(crate) fn table_of(message: &Message<'_>) -> Option<TableId> {
 
 pub(super) fn parse_set(message: &Message<'_>) -> Option<ListedSet> {
     let (mut name, mut flags, mut key_type, mut data_type, mut len) = (None, 0, 0, 0, 0);
+    let mut counting = false;
     for attribute in attributes(message) {
         match attribute.kind {
             set::NAME => name = attribute.text(),
@@ -92,6 +93,7 @@ pub(super) fn parse_set(message: &Message<'_>) -> Option<ListedSet> {
             set::KEY_TYPE => key_type = attribute.u32_be()?,
             set::DATA_TYPE => data_type = attribute.u32_be()?,
             set::DATA_LEN => len = attribute.u32_be()?,
+            set::EXPRESSION => counting = is_counter(attribute),
             _ => {}
         }
     }
@@ -108,10 +110,39 @@ pub(super) fn parse_set(message: &Message<'_>) -> Option<ListedSet> {
             data,
             interval: flags & set::FLAG_INTERVAL != 0,
             timeout: flags & set::FLAG_TIMEOUT != 0,
+            counting,
         }),
         _ => None,
     };
     Some(ListedSet { name: name?, shape })
+}
+
+/// Whether an expression at a set or an element is a counter.
+fn is_counter(expression: Attribute<'_>) -> bool {
+    let name = expression.nested().find(|field| field.kind == element::EXPRESSION_NAME);
+    name.and_then(Attribute::text).as_deref() == Some("counter")
+}
+
+/// Keys and counts of the elements in one message of a list, of a set that counts.
+pub(super) fn parse_element_counters(message: &Message<'_>) -> Vec<(Vec<u8>, CounterValue)> {
+    let lists = attributes(message).filter(|attribute| attribute.kind == element::LIST_ELEMENTS);
+    lists.flat_map(Attribute::nested).filter_map(element_counter).collect()
+}
+
+fn element_counter(item: Attribute<'_>) -> Option<(Vec<u8>, CounterValue)> {
+    let part = |kind: u16| item.nested().find(|field| field.kind == kind);
+    let key = part(element::KEY)?.nested().find(|field| field.kind == uapi::data::VALUE)?.payload.to_vec();
+    let expression = part(element::EXPRESSION).filter(|expression| is_counter(*expression))?;
+    let data = expression.nested().find(|field| field.kind == element::EXPRESSION_DATA)?;
+    let mut value = CounterValue::default();
+    for field in data.nested() {
+        match field.kind {
+            object::COUNTER_BYTES => value.bytes = field.u64_be()?,
+            object::COUNTER_PACKETS => value.packets = field.u64_be()?,
+            _ => {}
+        }
+    }
+    Some((key, value))
 }
 
 /// What data of these types and this length is: twice as long, it is an interval of address and port.
@@ -270,7 +301,6 @@ pub(super) fn parse_elements(shape: &SetShape, message: &Message<'_>) -> Vec<Lis
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn concatenations_are_read_as_they_are_written() {
@@ -279,16 +309,25 @@ mod tests {
         assert_eq!(fields(0), None);
         assert_eq!(fields(0x3f), None);
     }
+}
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+    use crate::wire::fuzz::any_datagram;
+    use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(fuzzing::config())]
         #[test]
-        fn any_bytes_are_read_without_panic(kind: u16, payload in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let message = Message { kind, flags: 0, sequence: 0, port: 0, payload: &payload };
-            let _ = (parse_table(&message), parse_set(&message), parse_chain(&message), parse_rule(&message));
-            let _ = (parse_object_name(&message, 7), parse_counter(&message), parse_generation(&message));
-            let shape = SetShape { key: vec![FieldType::Mac], data: None, interval: false, timeout: false };
-            let _ = parse_elements(&shape, &message);
-            let _ = find_hash(&payload);
+        fn any_object_is_read_without_panic(datagram in any_datagram(), interval: bool) {
+            for message in wire::messages(&datagram) {
+                let _ = (parse_table(&message), parse_set(&message), parse_chain(&message), parse_rule(&message));
+                let _ = (parse_object_name(&message, 7), parse_counter(&message), parse_generation(&message));
+                let shape = SetShape { key: vec![FieldType::Mac], data: None, interval, timeout: false, counting: false };
+                let _ = (parse_elements(&shape, &message), parse_element_counters(&message));
+                let _ = find_hash(message.payload);
+            }
         }
     }
 }

@@ -236,7 +236,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn shape(interval: bool) -> SetShape {
-        SetShape { key: vec![FieldType::Ipv4], data: None, interval, timeout: false }
+        SetShape { key: vec![FieldType::Ipv4], data: None, interval, timeout: false, counting: false }
     }
 
     fn round_trip(shape: &SetShape, elements: &BTreeMap<Key, Value>) -> BTreeMap<Key, Value> {
@@ -294,12 +294,34 @@ mod tests {
                 .collect();
             prop_assert_eq!(round_trip(&shape(true), &elements), elements);
         }
+    }
 
-        #[test]
-        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), interval: bool) {
-            let data = if interval { vec![FieldType::Ipv4, FieldType::Port, FieldType::Port] } else { vec![FieldType::Port] };
-            let shape = SetShape { data: Some(DataType::Fields(data)), ..shape(interval) };
-            let _ = collect(interval, wire::attributes(&bytes).filter_map(|a| parse_element(&shape, a)).collect());
+    mod fuzz {
+        use super::*;
+
+        /// Elements as they are written.
+        fn corpus() -> Vec<Vec<u8>> {
+            let written = [false, true].map(|interval| {
+                let shape =
+                    SetShape { data: Some(DataType::Fields(vec![FieldType::Mark])), ..shape(interval) };
+                let mut writer = Writer::new();
+                for n in 0..4u8 {
+                    let key = Key::Exact(vec![10, 0, 0, n]);
+                    put_element(&mut writer, &shape, &key, &Value::Data(vec![n, 0, 0, 0]), None);
+                }
+                writer.finish().unwrap()
+            });
+            written.into()
+        }
+
+        proptest! {
+            #![proptest_config(fuzzing::config())]
+            #[test]
+            fn any_elements_are_read_without_panic(bytes in fuzzing::mutated(corpus()), interval: bool) {
+                let data = if interval { vec![FieldType::Ipv4, FieldType::Port, FieldType::Port] } else { vec![FieldType::Mark] };
+                let shape = SetShape { data: Some(DataType::Fields(data)), ..shape(interval) };
+                let _ = collect(interval, wire::attributes(&bytes).filter_map(|a| parse_element(&shape, a)).collect());
+            }
         }
     }
 }

@@ -330,6 +330,13 @@ fn put_set(w: &mut Writer, table: &str, name: &str, shape: &SetShape, id: u32) {
         }
     }
     w.bytes(set::USERDATA, &set_userdata(shape));
+    if shape.counting {
+        // Each element gets a counter of its own, which begins at nothing.
+        w.nest(set::EXPRESSION, |w| {
+            w.text(uapi::element::EXPRESSION_NAME, "counter");
+            w.nest(uapi::element::EXPRESSION_DATA, |_| {});
+        });
+    }
 }
 
 /// What the nft tool wants to know to print elements as they are meant: the order of bytes of key and data, and whether

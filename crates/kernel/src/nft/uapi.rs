@@ -77,6 +77,7 @@ pub(super) mod set {
     pub(in crate::nft) const DATA_LEN: u16 = 7;
     pub(in crate::nft) const ID: u16 = 10;
     pub(in crate::nft) const USERDATA: u16 = 13;
+    pub(in crate::nft) const EXPRESSION: u16 = 17;
     pub(in crate::nft) const FLAG_INTERVAL: u32 = 4;
     pub(in crate::nft) const FLAG_MAP: u32 = 8;
     pub(in crate::nft) const FLAG_TIMEOUT: u32 = 0x10;
@@ -92,6 +93,9 @@ pub(super) mod element {
     pub(in crate::nft) const DATA: u16 = 2;
     pub(in crate::nft) const FLAGS: u16 = 3;
     pub(in crate::nft) const TIMEOUT: u16 = 4;
+    pub(in crate::nft) const EXPRESSION: u16 = 7;
+    pub(in crate::nft) const EXPRESSION_NAME: u16 = 1;
+    pub(in crate::nft) const EXPRESSION_DATA: u16 = 2;
     pub(in crate::nft) const FLAG_INTERVAL_END: u32 = 1;
 }
 

@@ -19,6 +19,7 @@ fn sets() -> BTreeMap<String, Set> {
         data: None,
         interval: false,
         timeout: false,
+        counting: false,
         elements: keys.iter().map(|key| (exact(key), Value::None)).collect(),
     };
     let range = |a: [u8; 4], b: [u8; 4]| Key::Range(a.to_vec(), b.to_vec());
@@ -101,6 +102,7 @@ fn sets() -> BTreeMap<String, Set> {
         ),
         ("devices".into(), plain(&[InterfaceIndex, Protocol], &[&[1, 0, 0, 0, 6, 0, 0, 0]])),
         ("answerable".into(), Set { timeout: true, ..plain(&[Ipv4], &[&[10, 6, 168, 201]]) }),
+        ("counted".into(), Set { counting: true, ..plain(&[Ipv4], &[&[10, 6, 168, 201]]) }),
         ("empty".into(), Set { interval: true, ..plain(&[Ipv4], &[]) }),
     ])
 }

@@ -119,6 +119,7 @@ pub(crate) fn map(key: &[FieldType], data: DataType, elements: Vec<(Key, Value)>
         data: Some(data),
         interval,
         timeout: false,
+        counting: false,
         elements: elements.into_iter().collect(),
     }
 }
@@ -319,6 +320,7 @@ fn fifty_thousand_elements_load_at_once() {
         data: Some(DataType::Fields(vec![FieldType::Ipv4])),
         interval: false,
         timeout: false,
+        counting: false,
     };
     let elements: BTreeMap<Key, Value> = (0..50_000u32)
         .map(|n| {

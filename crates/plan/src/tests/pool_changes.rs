@@ -3,6 +3,9 @@
 use model::policy::EgressChoice::{Default, Exactly, Unshared};
 
 use super::tables::three_nodes;
+use model::tunnel::Conflict;
+use model::tunnel_mac::MacAddress;
+
 use super::*;
 
 fn default_is(world: &mut World, address: &str) {
@@ -124,5 +127,26 @@ fn a_gateway_with_a_failed_node_says_which() {
         "1 of 2 gateway nodes are not Ready (b); the others carry the EIPs; see `kubectl get egresstunnel`"
     );
     world.edit_node("b", |node| node.ready = true);
+    assert!(world.settle().gateways["g"].status.whole.clone().unwrap().ok);
+}
+
+#[test]
+fn a_gateway_whose_eip_somebody_else_has_says_who_and_where() {
+    let mut world = three_nodes();
+    world.gateway("g", &["10.6.1.1"]).policy("n/p", "g", Unshared);
+    world.settle();
+    let conflict = Conflict { address: "10.6.1.1".parse().unwrap(), mac: MacAddress([2, 0, 0, 0, 0, 9]) };
+    let tell = |world: &mut World, conflicts: Vec<Conflict>| {
+        let mut record = world.snapshot.tunnels["a"].clone();
+        record.tunnel.conflicts = conflicts;
+        world.snapshot.absorb(Event::Tunnel("a".to_owned(), Some(record)));
+    };
+    tell(&mut world, vec![conflict]);
+    let whole = world.settle().gateways["g"].status.whole.clone().unwrap();
+    assert_eq!(
+        whole.message,
+        "10.6.1.1 is in use by somebody else, at 02:00:00:00:00:09 on the link of node a; it is not used until that ends"
+    );
+    tell(&mut world, Vec::new());
     assert!(world.settle().gateways["g"].status.whole.clone().unwrap().ok);
 }

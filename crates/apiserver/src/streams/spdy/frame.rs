@@ -154,11 +154,28 @@ mod tests {
         assert_eq!(take(&mut long.clone()), Err(Malformed::TooLong(0x00ff_ffff)));
     }
 
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..128)) {
-            let mut buffer = BytesMut::from(bytes.as_slice());
-            while let Ok(Some(_)) = take(&mut buffer) {}
+    mod fuzz {
+        use super::*;
+
+        fn corpus() -> Vec<Vec<u8>> {
+            let frames = [data(5, b"hello", true), reply(1, b"compressed"), reset(3, 5), ping(7)];
+            let settings = vec![0x80, 3, 0, 4, 0, 0, 0, 12, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 100];
+            let open = vec![0x80, 3, 0, 1, 1, 0, 0, 14, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x78, 0xbb, 1, 2];
+            let all = frames.concat();
+            frames.into_iter().chain([settings, open, all]).collect()
+        }
+
+        proptest! {
+            #![proptest_config(fuzzing::config())]
+            #[test]
+            fn any_bytes_are_frames_or_refused(bytes in fuzzing::mutated(corpus())) {
+                let mut buffer = BytesMut::from(bytes.as_slice());
+                let mut left = buffer.len();
+                while let Ok(Some(_)) = take(&mut buffer) {
+                    prop_assert!(buffer.len() < left, "a frame is made of bytes");
+                    left = buffer.len();
+                }
+            }
         }
     }
 }

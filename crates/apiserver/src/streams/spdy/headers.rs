@@ -130,11 +130,22 @@ pub(super) mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..128)) {
-            let _ = Reader::new().read(&bytes);
-            let _ = parse(&bytes);
+    mod fuzz {
+        use super::*;
+
+        fn corpus() -> Vec<Vec<u8>> {
+            let plain = [&[0, 0, 0, 1, 0, 0, 0, 4][..], b"port", &[0, 0, 0, 2], b"80"].concat();
+            let compressed = ClientWriter::new().write(&[("streamType", "data"), ("port", "8080")]);
+            vec![plain, compressed]
+        }
+
+        proptest! {
+            #![proptest_config(fuzzing::config())]
+            #[test]
+            fn any_bytes_are_headers_or_refused(bytes in fuzzing::mutated(corpus())) {
+                let _ = Reader::new().read(&bytes);
+                let _ = parse(&bytes);
+            }
         }
     }
 }

@@ -114,6 +114,7 @@ fn any_of(protocols: &[u8]) -> (Set, Statement) {
         data: None,
         interval: false,
         timeout: false,
+        counting: false,
         elements: protocols.iter().map(|number| (exact(&[*number, 0, 0, 0]), Value::None)).collect(),
     };
     let key = vec![operand(Load::TransportProtocol)];
