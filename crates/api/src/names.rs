@@ -20,6 +20,10 @@ pub const ANNOTATION_MOVE: &str = "egressgateway.spidernet.io/move-eip";
 /// Annotation of an EgressGateway: what became of the last such wishes.
 pub const ANNOTATION_MOVE_RESULT: &str = "egressgateway.spidernet.io/move-eip-result";
 
+/// Annotation of EgressGateways and EgressPortLeases: the term of the leader that last gave them something. Writes of an earlier
+/// one that come late are conflicts.
+pub const ANNOTATION_LEADER_TERM: &str = "egressgateway.spidernet.io/leader-term";
+
 /// Keeps an EgressGateway until no policy uses it.
 pub const FINALIZER_GATEWAY: &str = "egressgateway.spidernet.io/egressgateway";
 /// Keeps an EgressTunnel until its mark and addresses are free again.

@@ -22,6 +22,8 @@ mod certificates;
 mod clock;
 mod diagnosis;
 mod events;
+mod fence;
+mod leadership;
 mod metrics;
 mod pace;
 mod record;

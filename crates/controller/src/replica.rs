@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use api::v1beta1::EgressPortLease;
+use api::v1beta1::{EgressGateway, EgressPortLease};
 use plan::outcome::{Notice, Subject};
 use plan::snapshot::GatewayStatus;
 use plan::violations::Violation;
 use plan::{Changed, Plan, Settings};
+use runtime::lease::Term;
 use runtime::watch::Change;
 use runtime::writer::Backoff;
 
@@ -25,8 +26,8 @@ pub struct Replica {
     pending: bool,
     /// When to plan again though nothing has happened
     again_at: Option<Duration>,
-    /// Whether leases have been read from the API server itself since this replica leads
-    has_read_leases: bool,
+    /// The term in which this replica leads, once all that has one holder has been read from the API server itself
+    read_in: Option<Term>,
     is_in_sync: bool,
 }
 
@@ -35,10 +36,18 @@ pub struct Replica {
 pub enum Due {
     /// Nothing before something happens, or [`Replica::again_at`]
     Nothing,
-    /// Read all port leases from the API server
-    Leases,
+    /// Read all of [`Listed`] from the API server
+    List,
     /// Plan, and write
     Pass,
+}
+
+/// All objects that say who holds what, as the API server itself says.
+pub struct Listed {
+    /// Who holds which ports
+    pub leases: Vec<EgressPortLease>,
+    /// Who holds which EIPs
+    pub gateways: Vec<EgressGateway>,
 }
 
 /// A plan that is to be written.
@@ -58,7 +67,7 @@ impl Replica {
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(10)),
             pending: false,
             again_at: None,
-            has_read_leases: false,
+            read_in: None,
             is_in_sync: false,
         }
     }
@@ -79,30 +88,35 @@ impl Replica {
         self.pending = true;
     }
 
-    /// What to do now.
-    pub fn due(&mut self, now: Duration, leads: bool) -> Due {
+    /// What to do now. It leads in this term, or does not.
+    pub fn due(&mut self, now: Duration, term: Option<&Term>) -> Due {
         let now_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let silences = self.state.planner.snapshot().silences();
         self.state.planner.absorb(plan::Event::Now(now_s));
         self.pending |= self.state.planner.snapshot().silences() != silences;
-        if !leads {
-            (self.again_at, self.has_read_leases) = (None, false);
-            return Due::Nothing;
+        if term.is_none() || self.read_in.as_ref() != term {
+            self.read_in = None;
         }
+        let Some(term) = term else {
+            self.again_at = None;
+            return Due::Nothing;
+        };
         let is_time = self.again_at.is_some_and(|at| at <= now);
         if !(self.pending || is_time) || !self.is_in_sync() {
             return Due::Nothing;
         }
-        if self.has_read_leases { Due::Pass } else { Due::Leases }
+        if self.read_in.as_ref() == Some(term) { Due::Pass } else { Due::List }
     }
 
     /// A watch may be behind the last writes of the replica that led before. What that has given away must not be given
-    /// again: here is what the API server itself says, or `None` where it does not.
-    pub fn leases_read(&mut self, now: Duration, leases: Option<Vec<EgressPortLease>>) {
-        match leases {
-            Some(leases) => {
+    /// again: here is what the API server itself says, asked after the term had begun, or `None` where it does not.
+    pub fn listed(&mut self, now: Duration, term: &Term, listed: Option<Listed>) {
+        match listed {
+            Some(Listed { leases, gateways }) => {
+                self.state.fence.begin(term.clone());
                 self.pending |= self.state.absorb(Input::Lease(Change::Replaced(leases)));
-                self.has_read_leases = true;
+                self.pending |= self.state.absorb(Input::Gateway(Change::Replaced(gateways)));
+                self.read_in = Some(term.clone());
             }
             None => self.again_at = Some(now + self.backoff.pause()),
         }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use api::v1beta1::EgressPortLease;
+use api::v1beta1::{EgressGateway, EgressPortLease};
 use kube::api::ListParams;
 use kube::{Api, Client};
 use plan::{Failover, Settings};
 use runtime::admin::{self, Health};
 use runtime::config::{Config, Feature};
-use runtime::lease::{LeaderLease, Timing};
+use runtime::lease::{LeaderLease, Term, Timing};
 use runtime::readiness::{Guard, Heartbeat, Readiness};
 use runtime::supervisor::Supervisor;
 use runtime::{client, telemetry};
@@ -21,8 +21,9 @@ use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
 use crate::diagnosis::Diagnosis;
+use crate::leadership::{Leadership, READ_DEADLINE};
 use crate::metrics::Metrics;
-use crate::replica::{Due, Planned, Replica};
+use crate::replica::{Due, Listed, Planned, Replica};
 use crate::watches::{self, Input, Kind};
 use crate::webhook::{Knowledge, WebhookOptions};
 use crate::{events, webhook, write};
@@ -37,9 +38,6 @@ const BEAT: Duration = Duration::from_secs(5);
 const STUCK: Duration = Duration::from_secs(180);
 /// What stopping may take, the lease's release included.
 const GRACE: Duration = Duration::from_secs(8);
-
-/// A list of all port leases that takes longer has failed.
-const READ_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How often metrics count everything, which a pass for one pod does not.
 const COUNT: Duration = Duration::from_secs(15);
@@ -171,7 +169,9 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
     let listed = readiness.guard("first list of every kind");
     let webhook_served = readiness.guard("webhook");
     let (inputs, queue) = mpsc::channel(QUEUE);
-    let (leading, leads) = watch::channel(options.leader_election.is_none());
+    // Alone nobody can be asked whether it still leads: only what it wrote itself before it began is kept apart.
+    let alone = options.leader_election.is_none().then(|| Term::new(format!("alone/{}", Clock::wall().0)));
+    let (leading, term) = watch::channel(alone);
     // The lease outlives the loop: the last write is done before another replica may begin.
     let loop_ended = CancellationToken::new();
 
@@ -199,9 +199,11 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
         }
         None => drop(webhook_served),
     }
+    let mut leader_lease = None;
     if let Some((namespace, name)) = &options.leader_election {
         let namespace = namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         let lease = LeaderLease::new(client.clone(), &namespace, name, &options.identity, Timing::default());
+        leader_lease = Some(lease.clone());
         supervisor.spawn("leader election", lead(lease, leading, supervisor.shutdown(), loop_ended.clone()));
     }
     let (waiting_in, waiting) = watch::channel(None);
@@ -214,6 +216,7 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
     supervisor.spawn("diagnosis", diagnosis.run(waiting, supervisor.shutdown()));
     let planner = Planner {
         client,
+        leader_lease,
         replica: Replica::new(options.settings),
         clock: Clock::new(),
         metrics,
@@ -224,7 +227,7 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
         waiting: waiting_in,
         counted_at: Instant::now(),
     };
-    supervisor.spawn("plan", planner.run(queue, leads, supervisor.shutdown(), loop_ended));
+    supervisor.spawn("plan", planner.run(queue, term, supervisor.shutdown(), loop_ended));
     supervisor.run().await
 }
 
@@ -232,14 +235,14 @@ pub async fn run_with(client: Client, options: Options, mut supervisor: Supervis
 /// make the API server list everything once more.
 async fn lead(
     lease: LeaderLease,
-    leading: watch::Sender<bool>,
+    leading: watch::Sender<Option<Term>>,
     shutdown: CancellationToken,
     loop_ended: CancellationToken,
 ) -> anyhow::Result<()> {
-    while lease.acquire(&shutdown).await {
-        leading.send_replace(true);
-        let held = lease.hold(loop_ended.clone()).await;
-        leading.send_replace(false);
+    while let Some(term) = lease.acquire(&shutdown).await {
+        leading.send_replace(Some(term.clone()));
+        let held = lease.hold(&term, loop_ended.clone()).await;
+        leading.send_replace(None);
         match held {
             Ok(()) => return Ok(()),
             Err(error) => warn!(error = format!("{error:#}"), "no longer leading"),
@@ -250,6 +253,8 @@ async fn lead(
 
 struct Planner {
     client: Client,
+    /// `None`: it is alone
+    leader_lease: Option<LeaderLease>,
     replica: Replica,
     clock: Clock,
     metrics: Metrics,
@@ -269,7 +274,7 @@ impl Planner {
     async fn run(
         mut self,
         mut queue: mpsc::Receiver<Input>,
-        mut leads: watch::Receiver<bool>,
+        mut leads: watch::Receiver<Option<Term>>,
         shutdown: CancellationToken,
         loop_ended: CancellationToken,
     ) -> anyhow::Result<()> {
@@ -299,38 +304,42 @@ impl Planner {
                 self.metrics.counted(self.replica.state.planner.last());
                 self.counted_at = Instant::now();
             }
-            let is_leading = *leads.borrow_and_update();
-            self.metrics.leads(is_leading);
-            let due = self.replica.due(self.clock.now(), is_leading);
+            let term = leads.borrow_and_update().clone();
+            self.metrics.leads(term.is_some());
+            let due = self.replica.due(self.clock.now(), term.as_ref());
             self.tell_what_is_listed();
+            let Some(term) = term else { continue };
             match due {
                 Due::Nothing => {}
-                Due::Leases => {
-                    if self.read_leases().await {
-                        self.pass(&leads).await;
+                Due::List => {
+                    if self.list(&term).await {
+                        self.pass(&term, &leads).await;
                     }
                 }
-                Due::Pass => self.pass(&leads).await,
+                Due::Pass => self.pass(&term, &leads).await,
             }
         }
     }
 
-    async fn read_leases(&mut self) -> bool {
+    /// Reads who holds what.
+    async fn list(&mut self, term: &Term) -> bool {
         let leases: Api<EgressPortLease> = Api::all(self.client.clone());
+        let gateways: Api<EgressGateway> = Api::all(self.client.clone());
         let everything = ListParams::default();
-        let listed = match tokio::time::timeout(READ_DEADLINE, leases.list(&everything)).await {
-            Ok(Ok(listed)) => Some(listed.items),
+        let both = async { tokio::try_join!(leases.list(&everything), gateways.list(&everything)) };
+        let listed = match tokio::time::timeout(READ_DEADLINE, both).await {
+            Ok(Ok((leases, gateways))) => Some(Listed { leases: leases.items, gateways: gateways.items }),
             Ok(Err(error)) => {
-                warn!(error = %error, "can't read port leases");
+                warn!(error = %error, "can't read port leases and gateways");
                 None
             }
             Err(_) => {
-                warn!("no answer to a list of port leases");
+                warn!("no answer to a list of port leases and gateways");
                 None
             }
         };
         let has_read = listed.is_some();
-        self.replica.leases_read(self.clock.now(), listed);
+        self.replica.listed(self.clock.now(), term, listed);
         has_read
     }
 
@@ -354,7 +363,7 @@ impl Planner {
     }
 
     /// Plans once and writes what differs.
-    async fn pass(&mut self, leads: &watch::Receiver<bool>) {
+    async fn pass(&mut self, term: &Term, leads: &watch::Receiver<Option<Term>>) {
         let start = Instant::now();
         let planned = self.replica.plan(self.clock.now());
         let took = start.elapsed();
@@ -372,8 +381,9 @@ impl Planner {
         self.metrics.planned(plan, &changed, took);
         let (wall, now, start) = (Clock::wall(), self.clock.now(), Instant::now());
         let state = &mut self.replica.state;
-        let leads = || *leads.borrow();
-        let outcome = write::write(&self.client, state, changed, wall.clone(), now, leads).await;
+        let (term, lease) = (term.clone(), self.leader_lease.clone());
+        let leadership = Leadership { term, now: leads.clone(), lease };
+        let outcome = write::write(&self.client, state, changed, wall.clone(), now, &leadership).await;
         self.metrics.written(outcome, start.elapsed());
         if outcome != write::Outcome::default() {
             debug!(?outcome, planned = ?took, written = ?start.elapsed(), "plan written");

@@ -18,6 +18,7 @@ use plan::snapshot::SliceKey;
 use plan::{ClusterSnapshot, Event, Planner, Settings};
 use runtime::watch::Change;
 
+use crate::fence::{Exclusive, Fence};
 use crate::pace::Pace;
 use crate::record;
 use crate::watches::{Input, Kind};
@@ -37,6 +38,8 @@ pub struct State {
     /// When statuses of gateways are written
     pub(crate) pace: Pace,
     pub(crate) settings: Settings,
+    /// What of a former leader's could still be under way
+    pub(crate) fence: Fence,
     listed: BTreeSet<Kind>,
 }
 
@@ -56,6 +59,7 @@ impl State {
             slices: BTreeMap::new(),
             cluster_slices: BTreeMap::new(),
             pace: Pace::default(),
+            fence: Fence::default(),
             listed: BTreeSet::new(),
         }
     }
@@ -112,9 +116,12 @@ impl State {
                 })
             }
             Input::Gateway(change) => {
-                keep(planner, &mut self.gateways, change, ResourceExt::name_any, |name, it| {
+                let named = Named::of(&change, ResourceExt::name_any);
+                let changed = keep(planner, &mut self.gateways, change, ResourceExt::name_any, |name, it| {
                     Some(Event::Gateway(name, it.map(record::gateway)))
-                })
+                });
+                named.look(&mut self.fence, Exclusive::Gateway, &self.gateways);
+                changed
             }
             Input::Policy(change) => keep(planner, &mut self.policies, change, key_of, |key, it| {
                 Some(Event::Policy(key, it.map(record::policy)))
@@ -144,14 +151,16 @@ impl State {
                 .filter(|object| is_new(object))
                 .map(convert::lease_name)
                 .collect();
+                let named = Named::of(&change, convert::lease_name);
                 let mut changed = false;
                 for name in settled {
                     changed |= planner.absorb(Event::UncertainLease(name, None));
                 }
+                changed |= keep(planner, &mut self.leases, change, convert::lease_name, |name, it| {
+                    Some(Event::Lease(name, it.map(record::lease)))
+                });
+                named.look(&mut self.fence, Exclusive::Lease, &self.leases);
                 changed
-                    | keep(planner, &mut self.leases, change, convert::lease_name, |name, it| {
-                        Some(Event::Lease(name, it.map(record::lease)))
-                    })
             }
             Input::ClusterInfo(change) => {
                 keep(planner, &mut self.cluster_infos, change, ResourceExt::name_any, |name, it| {
@@ -169,6 +178,32 @@ impl State {
             }
         };
         listed.is_some_and(|kind| self.listed.insert(kind)) || changed
+    }
+}
+
+/// The objects that a change is about.
+enum Named<Key> {
+    One(Key, String),
+    All,
+}
+
+impl<Key: Ord> Named<Key> {
+    fn of<K: Resource>(change: &Change<K>, key_of: impl Fn(&K) -> Key) -> Self {
+        match change {
+            Change::Applied(object) | Change::Deleted(object) => Self::One(key_of(object), object.name_any()),
+            Change::Replaced(_) => Self::All,
+        }
+    }
+
+    /// Tells of these objects as they are known now.
+    fn look<K: Resource>(&self, fence: &mut Fence, kind: Exclusive, known: &BTreeMap<Key, K>) {
+        match self {
+            Self::All => fence.look_at_all(kind, known.values()),
+            Self::One(key, name) => match known.get(key) {
+                Some(object) => fence.look_at(kind, object),
+                None => fence.gone(kind, name),
+            },
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 //! Writes what differs between the plan and the objects.
 //!
+//! Where a pass gives or takes ports or EIPs, a later leader must be able to rely on what it sees: see [`crate::fence`].
+//!
 //! In steps, each complete before the next begins: what a step wrote is known to the one after it, ports are taken from
 //! one node before another gets them, as are EIPs from gateways, and a policy says that it is in force after everything that
 //! it needs is written. A long list of EIPs in a gateway's status is nothing that it needs, and may come later.
 
 mod job;
+mod stamp;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +18,7 @@ use api::names;
 use api::resource::CustomResource;
 use api::v1beta1::{
     EgressClusterEndpointSlice, EgressClusterPolicy, EgressEndpoint, EgressEndpointSlice, EgressGateway,
-    EgressPolicy, EgressPolicyStatus, EgressPortLease, EgressTunnel, condition,
+    EgressPolicy, EgressPolicyStatus, EgressTunnel, condition,
 };
 use futures::{StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
@@ -33,7 +36,8 @@ use serde_json::Value;
 use tracing::{debug, warn};
 
 pub use self::job::Job;
-use self::job::{create_job, delete_job, patch_job, set_finalizer, with_ours};
+use self::job::{create_job, delete_job, delete_unchanged_job, patch_job, set_finalizer, with_ours};
+use crate::leadership::Leadership;
 use crate::pace::only_lists_others;
 use crate::render;
 use crate::state::State;
@@ -59,6 +63,8 @@ pub struct Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Objects,
+    Stamp,
+    Confirm,
     TakeLeases,
     GiveLeases,
     TakeEips,
@@ -66,8 +72,24 @@ enum Step {
     Policies,
 }
 
-const STEPS: [Step; 6] =
-    [Step::Objects, Step::TakeLeases, Step::GiveLeases, Step::TakeEips, Step::GiveEips, Step::Policies];
+const STEPS: [Step; 8] = [
+    Step::Objects,
+    Step::Stamp,
+    Step::Confirm,
+    Step::TakeLeases,
+    Step::GiveLeases,
+    Step::TakeEips,
+    Step::GiveEips,
+    Step::Policies,
+];
+
+/// What is done next.
+pub enum Next {
+    /// These writes, in any order, each to be answered
+    Jobs(Vec<Job>),
+    /// The API server is asked whether the term has not ended, and [`Writes::confirmed`] is told
+    Confirm,
+}
 
 /// The writes of one plan, step by step. What goes into it are answers, what comes out are the next writes.
 pub struct Writes {
@@ -95,14 +117,14 @@ impl Writes {
         self.outcome
     }
 
-    /// The next writes, in any order; to be asked for after all of the last ones have been answered. `None`: that is all, or
-    /// the next ones must wait for another plan.
-    pub fn next(&mut self, state: &mut State, leads: bool) -> Option<Vec<Job>> {
+    /// What is next; to be asked for after all of the last has been answered. `None`: that is all, or what is left must wait
+    /// for another plan.
+    pub fn next(&mut self, state: &mut State, leads: bool) -> Option<Next> {
         let is_complete =
             (self.before.conflicts, self.before.failed) == (self.outcome.conflicts, self.outcome.failed);
         let last = self.begun.checked_sub(1).and_then(|last| STEPS.get(last));
-        // Ports that could not be taken must not be given.
-        if last == Some(&Step::TakeLeases) && !is_complete {
+        // Ports that could not be taken must not be given, and nothing where an earlier leader might.
+        if matches!(last, Some(Step::Stamp | Step::Confirm | Step::TakeLeases)) && !is_complete {
             return None;
         }
         let step = *STEPS.get(self.begun)?;
@@ -121,6 +143,11 @@ impl Writes {
         let mut gateways = Gateways::default();
         let mut jobs = match step {
             Step::Objects => writer.objects(),
+            Step::Stamp if writer.gives_or_takes() => writer.stamps(),
+            Step::Confirm if writer.gives_or_takes() && !state.fence.is_closed() => {
+                return Some(Next::Confirm);
+            }
+            Step::Stamp | Step::Confirm => Vec::new(),
             Step::TakeLeases => writer.tunnel_statuses().into_iter().chain(writer.leases(true)).collect(),
             Step::GiveLeases => writer.leases(false),
             Step::TakeEips | Step::GiveEips => {
@@ -139,7 +166,17 @@ impl Writes {
         }
         state.pace.writes(gateways.jobs.iter().map(|(name, _)| name.clone()), self.now);
         jobs.extend(gateways.jobs.into_iter().map(|(_, job)| job));
-        Some(jobs)
+        Some(Next::Jobs(jobs))
+    }
+
+    /// Whether the term has not ended; `None`: the API server does not say.
+    pub fn confirmed(&mut self, state: &mut State, holds: Option<bool>) {
+        match holds {
+            Some(true) => state.fence.confirm(),
+            // It shows soon that another replica leads.
+            Some(false) => self.outcome.conflicts += 1,
+            None => self.outcome.failed += 1,
+        }
     }
 
     /// Takes in how a write has ended. What was written is known at once.
@@ -174,10 +211,18 @@ pub(crate) async fn write(
     changed: Changed,
     wall: Time,
     now: Duration,
-    leads: impl Fn() -> bool,
+    leadership: &Leadership,
 ) -> Outcome {
     let mut writes = Writes::new(changed, wall, now);
-    while let Some(jobs) = writes.next(state, leads()) {
+    while let Some(next) = writes.next(state, leadership.goes_on()) {
+        let jobs = match next {
+            Next::Jobs(jobs) => jobs,
+            Next::Confirm => {
+                let holds = leadership.confirm().await;
+                writes.confirmed(state, holds);
+                continue;
+            }
+        };
         let under_way = jobs.into_iter().map(|job| async {
             let answer = in_time(client, &job).await;
             (job, answer)
@@ -310,18 +355,14 @@ impl Writer<'_> {
                 continue;
             }
             let job = match (object, planned) {
-                (Some(object), None) => Some(delete_job(object)),
-                (None, Some(lease)) => {
-                    let mut object = EgressPortLease::named(&name.object());
-                    object.spec = api::convert::port_lease_spec(name, lease);
-                    create_job(&object, Input::Lease)
-                }
+                (Some(object), None) => Some(delete_unchanged_job(object)),
                 (Some(object), Some(lease)) => {
                     let mut wanted = object.clone();
                     wanted.spec = api::convert::port_lease_spec(name, lease);
                     patch_job(object, &wanted, Part::Main, Input::Lease)
                 }
-                (None, None) => None,
+                // It is made when all is stamped.
+                (None, _) => None,
             };
             let lease = planned.clone().map(|lease| (name.clone(), lease));
             jobs.extend(job.map(|job| job.of_lease(lease)));

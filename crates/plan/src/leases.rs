@@ -31,8 +31,6 @@ use crate::gateways::Gateways;
 use crate::selection::Selection;
 use crate::snapshot::{ClusterSnapshot, LeaseRecord};
 
-/// The largest cluster in which every node holds blocks: more could not all have one out of half of the ports.
-const EAGER_NODES: usize = 376;
 /// The most leases that are made before they are needed.
 const EAGER_LEASES: usize = 20_000;
 /// Within that time a write has succeeded or never will: an API server gives up long before.
@@ -108,7 +106,7 @@ pub fn holders(snapshot: &ClusterSnapshot) -> Holders {
 #[must_use]
 pub fn is_eager(snapshot: &ClusterSnapshot, uses: &EipUses) -> bool {
     let nodes = snapshot.nodes.len();
-    nodes <= EAGER_NODES && nodes.saturating_mul(uses.len()) <= EAGER_LEASES
+    nodes <= snapshot.settings.eager_nodes && nodes.saturating_mul(uses.len()) <= EAGER_LEASES
 }
 
 /// What was planned last, of which that stays on which nothing that it was made from has changed.

@@ -20,6 +20,8 @@ pub struct Settings {
     pub max_endpoints_per_slice: usize,
     /// EIPs that one EgressPortLease has room for
     pub eips_per_lease: usize,
+    /// The largest cluster in which every node holds blocks before it needs them
+    pub eager_nodes: usize,
     /// The most ports of an EIP that a node's new connections get
     pub max_ports_per_node: u32,
     /// Where the status of a gateway lists at least so many EIPs, writes that only add some, or leave some out, are gathered
@@ -61,6 +63,8 @@ impl Default for Settings {
             mark_base: model::mark::BASE,
             max_endpoints_per_slice: 100,
             eips_per_lease: EIPS_OF_AN_OBJECT,
+            // More could not all have a block out of half of the ports.
+            eager_nodes: 376,
             // A third of what all nodes together have.
             max_ports_per_node: 16_384,
             long_list: 64,

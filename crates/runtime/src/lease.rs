@@ -14,6 +14,33 @@ use tracing::{debug, info, warn};
 
 use crate::writer::WriteError;
 
+/// One time of leading: no two have the same, also of one replica.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Term(String);
+
+impl Term {
+    /// One of this name.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// What a lease says of its holder's.
+    fn of(lease: &Lease) -> Self {
+        let spec = lease.spec.as_ref();
+        let holder = spec.and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+        let count = spec.and_then(|spec| spec.lease_transitions).unwrap_or(0);
+        let since = spec.and_then(|spec| spec.acquire_time.as_ref()).map(|time| time.0.as_microsecond());
+        Self(format!("{holder}/{count}/{}", since.unwrap_or(0)))
+    }
+
+    /// As it is written into objects.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A lease that replicas compete for.
 #[derive(Clone, Debug)]
 pub struct LeaderLease {
@@ -92,34 +119,33 @@ impl LeaderLease {
         }
     }
 
-    /// Waits until the lease is ours. `false`: the program stops first.
-    pub async fn acquire(&self, shutdown: &CancellationToken) -> bool {
+    /// Waits until the lease is ours, for a term that begins now. `None`: the program stops first.
+    pub async fn acquire(&self, shutdown: &CancellationToken) -> Option<Term> {
         let mut sighting = Sighting::default();
         let mut reported = false;
         loop {
             match self.try_take(&mut sighting).await {
-                Ok(true) => {
-                    info!(lease = self.name, identity = self.identity, "leading");
-                    return true;
+                Ok(Some(term)) => {
+                    info!(lease = self.name, term = term.as_str(), "leading");
+                    return Some(term);
                 }
-                Ok(false) if !reported => {
+                Ok(None) if !reported => {
                     reported = true;
                     info!(lease = self.name, "another replica leads; waiting");
                 }
-                Ok(false) | Err(WriteError::Conflict { .. }) => {}
+                Ok(None) | Err(WriteError::Conflict { .. }) => {}
                 Err(error) => warn!(lease = self.name, error = %error, "can't read or write the lease"),
             }
             tokio::select! {
-                () = shutdown.cancelled() => return false,
+                () = shutdown.cancelled() => return None,
                 () = tokio::time::sleep(self.timing.period) => {}
             }
         }
     }
 
     /// Renews the lease until it is lost, which is an error, or the program stops, and then gives it back.
-    pub async fn hold(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub async fn hold(&self, term: &Term, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut renewed = Instant::now();
-        let mut sighting = Sighting::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => {
@@ -128,8 +154,7 @@ impl LeaderLease {
                 }
                 () = tokio::time::sleep(self.timing.period) => {}
             }
-            let attempt =
-                tokio::time::timeout(self.timing.renew_deadline, self.try_take(&mut sighting)).await;
+            let attempt = tokio::time::timeout(self.timing.renew_deadline, self.renew(term)).await;
             match attempt {
                 Ok(Ok(true)) => renewed = Instant::now(),
                 Ok(Ok(false)) => anyhow::bail!("another replica has taken the lease `{}`", self.name),
@@ -146,38 +171,49 @@ impl LeaderLease {
         }
     }
 
-    async fn try_take(&self, sighting: &mut Sighting) -> Result<bool, WriteError> {
+    async fn try_take(&self, sighting: &mut Sighting) -> Result<Option<Term>, WriteError> {
         let read = self.api.get_opt(&self.name).await.map_err(|error| self.failure(error))?;
         let Some(mut lease) = read else {
             let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(self.spec(None)) };
-            self.api.create(&PostParams::default(), &lease).await.map_err(|error| self.failure(error))?;
-            return Ok(true);
+            let created = self.api.create(&PostParams::default(), &lease).await;
+            return created.map(|lease| Some(Term::of(&lease))).map_err(|error| self.failure(error));
         };
         let unchanged_for = sighting.unchanged_for(&lease, Instant::now());
         if decide(&lease, &self.identity, unchanged_for, self.timing.duration) == Move::Wait {
-            return Ok(false);
+            return Ok(None);
         }
         lease.spec = Some(self.spec(lease.spec.as_ref()));
+        self.replace(&lease).await.map(|lease| Some(Term::of(&lease)))
+    }
+
+    /// Whether the lease is still of this term, as the API server itself says.
+    pub async fn confirm(&self, term: &Term) -> Result<bool, WriteError> {
+        let read = self.api.get_opt(&self.name).await.map_err(|error| self.failure(error))?;
+        Ok(read.is_some_and(|lease| Term::of(&lease) == *term))
+    }
+
+    /// Whether the lease was of this term, and has been renewed.
+    async fn renew(&self, term: &Term) -> Result<bool, WriteError> {
+        let read = self.api.get_opt(&self.name).await.map_err(|error| self.failure(error))?;
+        let Some(mut lease) = read.filter(|lease| Term::of(lease) == *term) else { return Ok(false) };
+        if let Some(spec) = &mut lease.spec {
+            spec.renew_time = Some(MicroTime(jiff::Timestamp::now()));
+        }
         self.replace(&lease).await?;
         Ok(true)
     }
 
+    /// A term that begins: another one than the last, whoever's that was.
     fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
         let now = MicroTime(jiff::Timestamp::now());
-        let is_ours = before.is_some_and(|spec| spec.holder_identity.as_deref() == Some(&self.identity));
-        let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or(0);
-        let acquired = before.and_then(|spec| spec.acquire_time.clone()).filter(|_| is_ours);
+        let transitions = before.map(|spec| spec.lease_transitions.unwrap_or(0).saturating_add(1));
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: i32::try_from(self.timing.duration.as_secs()).ok(),
-            acquire_time: acquired.or_else(|| Some(now.clone())),
+            acquire_time: Some(now.clone()),
             renew_time: Some(now),
-            lease_transitions: Some(if is_ours || before.is_none() {
-                transitions
-            } else {
-                transitions.saturating_add(1)
-            }),
+            lease_transitions: Some(transitions.unwrap_or(0)),
             ..LeaseSpec::default()
         }
     }
@@ -200,9 +236,9 @@ impl LeaderLease {
         }
     }
 
-    async fn replace(&self, lease: &Lease) -> Result<(), WriteError> {
+    async fn replace(&self, lease: &Lease) -> Result<Lease, WriteError> {
         let replaced = self.api.replace(&self.name, &PostParams::default(), lease).await;
-        replaced.map(drop).map_err(|error| self.failure(error))
+        replaced.map_err(|error| self.failure(error))
     }
 
     fn failure(&self, error: kube::Error) -> WriteError {
@@ -232,6 +268,21 @@ mod tests {
         assert_eq!(decide(&lease("me", "1"), "me", fresh, own), Move::Take);
         assert_eq!(decide(&lease("you", "1"), "me", fresh, own), Move::Wait);
         assert_eq!(decide(&lease("you", "1"), "me", old, own), Move::Take);
+    }
+
+    #[test]
+    fn no_two_terms_are_the_same() {
+        let of = |holder: &str, count: i32, second: i64| {
+            let mut lease = lease(holder, "1");
+            let spec = lease.spec.as_mut().unwrap();
+            spec.lease_transitions = Some(count);
+            spec.acquire_time = Some(MicroTime(jiff::Timestamp::from_second(second).unwrap()));
+            Term::of(&lease)
+        };
+        let terms = [of("a", 1, 5), of("b", 1, 5), of("a", 2, 5), of("a", 1, 6)];
+        let different: std::collections::BTreeSet<_> = terms.iter().collect();
+        assert_eq!(different.len(), terms.len());
+        assert_eq!(of("a", 1, 5), of("a", 1, 5));
     }
 
     #[test]

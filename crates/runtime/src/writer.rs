@@ -150,8 +150,8 @@ pub enum Action {
     Create(Value),
     /// It is changed by a merge patch, which names the version that it is based on
     Patch(Part, Value),
-    /// It is deleted, if it has that uid. That it is gone already is success
-    Delete(Option<String>),
+    /// It is deleted, if it is that one. That it is gone already is success
+    Delete(Preconditions),
 }
 
 impl Write {
@@ -170,10 +170,18 @@ impl Write {
         Self::of("", object, Action::Patch(part, based_on(version, patch)))
     }
 
-    /// The end of that very object.
+    /// The end of that very object, whatever has become of it.
     #[must_use]
     pub fn delete<K: Resource<DynamicType = ()>>(object: &K) -> Self {
-        Self::of("delete ", object, Action::Delete(object.meta().uid.clone()))
+        let uid = object.meta().uid.clone();
+        Self::of("delete ", object, Action::Delete(Preconditions { uid, resource_version: None }))
+    }
+
+    /// The end of that very object, if it has not changed.
+    #[must_use]
+    pub fn delete_unchanged<K: Resource<DynamicType = ()>>(object: &K) -> Self {
+        let (uid, resource_version) = (object.meta().uid.clone(), object.meta().resource_version.clone());
+        Self::of("delete ", object, Action::Delete(Preconditions { uid, resource_version }))
     }
 
     fn of<K: Resource<DynamicType = ()>>(verb: &str, object: &K, action: Action) -> Self {
@@ -206,9 +214,8 @@ impl Write {
                 let parameters = PatchParams::default();
                 request.patch_subresource("status", &self.name, &parameters, &Patch::Merge(patch))
             }
-            Action::Delete(uid) => {
-                let preconditions =
-                    uid.clone().map(|uid| Preconditions { uid: Some(uid), resource_version: None });
+            Action::Delete(preconditions) => {
+                let preconditions = Some(preconditions.clone());
                 let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
                 request.delete(&self.name, &parameters)
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controller::state::State;
-use controller::write::Writes;
+use controller::write::{Next, Writes};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use plan::{Changed, Plan, Settings};
 use runtime::watch::Change;
@@ -34,7 +34,8 @@ pub fn plan(server: &Server, settings: &Settings, order: &mut Random) -> Result<
         return Err(format!("a cold plan is wrong: {violation}"));
     }
     let mut writes = Writes::new(Changed::Everything, Time(server.wall()), Duration::MAX);
-    while let Some(jobs) = writes.next(&mut state, true) {
+    while let Some(next) = writes.next(&mut state, true) {
+        let Next::Jobs(jobs) = next else { return Err("a cold controller would give or take".to_owned()) };
         if let Some(job) = jobs.first() {
             return Err(format!("a cold controller would write {}: {:?}", job.write.what, job.write.action));
         }

@@ -38,7 +38,10 @@ faults! {
     LostAnswer = 15,
     /// A write is done long after its writer has given up waiting
     LateWrite = 20,
-    /// A list of leases fails
+    /// A controller stops while its writes are under way: they arrive when another one leads, and its own process lives on, or
+    /// does not
+    StuckWrites = 8,
+    /// A list of who holds what fails, or the question whether a term has ended
     FailedList = 100,
     /// A controller dies between two writes
     Crash = 15,

@@ -204,7 +204,7 @@ impl People {
 
     fn delete(&mut self, server: &mut Server, kinds: &[Kind]) -> bool {
         let Some((kind, (namespace, name))) = self.any(server, kinds) else { return false };
-        server.delete(kind, Some(&namespace), &name, None).is_ok()
+        server.delete(kind, Some(&namespace), &name).is_ok()
     }
 
     fn change(&mut self, server: &mut Server, kinds: &[Kind], patch: Value) -> bool {
@@ -371,7 +371,7 @@ impl People {
                     server.bind(&namespace, &name, node);
                 }
             } else if !nodes.contains(&node) {
-                let gone = server.delete(Kind::Pod, Some(&namespace), &name, None);
+                let gone = server.delete(Kind::Pod, Some(&namespace), &name);
                 gone.expect("a pod is deleted");
             } else if address.is_empty() {
                 let number = node_number(&node);

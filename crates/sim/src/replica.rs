@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use api::v1beta1::EgressPortLease;
-use controller::replica::{Due, Planned, Replica};
+use controller::replica::{Due, Listed, Planned, Replica};
 use controller::watches::{Input, Kind as Watched};
-use controller::write::{Job, Writes};
+use controller::write::{Job, Next, Writes};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use plan::Settings;
 use plan::outcome::Notice;
+use runtime::lease::Term;
 use runtime::watch::Change;
 use runtime::writer::Write;
 use serde_json::Value;
@@ -37,6 +37,12 @@ pub struct Election {
     pub renewals: u64,
     /// How often another replica got it
     pub changes: u64,
+}
+
+impl Election {
+    fn term(&self) -> Term {
+        Term::new(self.changes.to_string())
+    }
 }
 
 /// A write that the server does some time later.
@@ -68,6 +74,8 @@ pub struct Surroundings<'a> {
 struct Pass {
     writes: Writes,
     jobs: Vec<Job>,
+    /// The API server is to be asked whether the term has not ended
+    asks: bool,
     notices: Vec<Notice>,
 }
 
@@ -83,7 +91,8 @@ pub struct Controller {
     /// Until then it leads, as far as it knows
     leads_until_ms: u64,
     renewed_ms: u64,
-    was_leading: bool,
+    /// The term in which it leads, as far as it knows
+    term: Option<Term>,
     /// It does nothing before that
     frozen_until_ms: u64,
     cut_until_ms: u64,
@@ -119,7 +128,7 @@ impl Controller {
             pass: None,
             leads_until_ms: 0,
             renewed_ms: 0,
-            was_leading: false,
+            term: None,
             frozen_until_ms: 0,
             cut_until_ms: 0,
             clock_error_s: 0,
@@ -156,6 +165,20 @@ impl Controller {
         self.frozen_until_ms = around.now_ms + around.random.between(100, 5_000);
     }
 
+    /// Everything that is under way to the server arrives some time later, and it stands still in the meantime.
+    fn stick(&mut self, around: &mut Surroundings<'_>) {
+        let jobs = self.pass.as_mut().map(|pass| std::mem::take(&mut pass.jobs)).unwrap_or_default();
+        let Some(pass) = &mut self.pass else { return };
+        for job in jobs {
+            send_late(around, job.write.clone());
+            pass.writes.answered(&mut self.core.state, &job, job.write.outcome(Err(unavailable())));
+        }
+        if around.random.permille(500) {
+            self.crash(around);
+        }
+        self.frozen_until_ms = around.now_ms + around.random.between(1_000, 2 * LEASE_MS);
+    }
+
     /// Something it does. Whether it did anything; an error is a plan that the plan's own judge objects to.
     pub fn turn(&mut self, election: &mut Election, around: &mut Surroundings<'_>) -> Result<bool, String> {
         let now_ms = around.now_ms;
@@ -172,6 +195,7 @@ impl Controller {
         // Writes that were begun go on before the loss of the lease is noticed.
         if self.pass.is_some() {
             self.write(around, is_reachable);
+            self.ask(election, around, is_reachable);
             did = true;
         }
         self.elect(election, around, is_reachable);
@@ -229,7 +253,10 @@ impl Controller {
         let is_own = election.holder == Some(self.index);
         let is_due = !self.leads(now_ms) || now_ms >= self.renewed_ms + RENEW_EVERY_MS;
         if is_reachable && is_due && (is_own || is_free) {
-            election.changes += u64::from(!is_own);
+            // One that begins anew does not go on with what its last process had.
+            if !(is_own && self.term.is_some() && self.leads(now_ms)) {
+                election.changes += 1;
+            }
             election.holder = Some(self.index);
             election.renewed_ms = now_ms;
             election.renewals += 1;
@@ -239,9 +266,13 @@ impl Controller {
             // It sees that another one leads.
             self.leads_until_ms = 0;
         }
-        let leads = self.leads(now_ms);
-        if leads != self.was_leading {
-            self.was_leading = leads;
+        let term = match self.leads(now_ms) {
+            true if is_reachable && election.holder == Some(self.index) => Some(election.term()),
+            true => self.term.clone(),
+            false => None,
+        };
+        if term != self.term {
+            self.term = term;
             self.core.leadership_changed();
         }
     }
@@ -251,18 +282,19 @@ impl Controller {
     }
 
     fn think(&mut self, around: &mut Surroundings<'_>, is_reachable: bool) -> Result<bool, String> {
-        let (now, leads) = (self.now(around.now_ms), self.leads(around.now_ms));
-        match self.core.due(now, leads) {
-            Due::Nothing => return Ok(false),
-            Due::Leases => {
+        let now = self.now(around.now_ms);
+        let term = self.term.clone();
+        match (self.core.due(now, term.as_ref()), &term) {
+            (Due::Nothing, _) | (_, None) => return Ok(false),
+            (Due::List, Some(term)) => {
                 let fails = !is_reachable || around.faults.strikes(Fault::FailedList);
-                let leases = (!fails).then(|| leases(around.server));
-                self.core.leases_read(now, leases);
+                let listed = (!fails).then(|| listed(around.server));
+                self.core.listed(now, term, listed);
                 if fails {
                     return Ok(true);
                 }
             }
-            Due::Pass => {}
+            (Due::Pass, Some(_)) => {}
         }
         let Planned { changed, notices } = match self.core.plan(now) {
             Ok(planned) => planned,
@@ -280,6 +312,7 @@ impl Controller {
         self.pass = Some(Pass {
             writes: Writes::new(changed, wall, self.now(around.now_ms)),
             jobs: Vec::new(),
+            asks: false,
             notices,
         });
         self.next_writes(around.now_ms);
@@ -290,9 +323,10 @@ impl Controller {
     fn next_writes(&mut self, now_ms: u64) {
         let (now, leads) = (self.now(now_ms), self.leads(now_ms));
         let Some(pass) = &mut self.pass else { return };
-        while pass.jobs.is_empty() {
+        while pass.jobs.is_empty() && !pass.asks {
             match pass.writes.next(&mut self.core.state, leads) {
-                Some(jobs) => pass.jobs = jobs,
+                Some(Next::Jobs(jobs)) => pass.jobs = jobs,
+                Some(Next::Confirm) => pass.asks = true,
                 None => {
                     let Some(pass) = self.pass.take() else { return };
                     self.core.written(now, pass.writes.outcome(), pass.notices);
@@ -302,11 +336,21 @@ impl Controller {
         }
     }
 
+    /// Asks the API server whether the term has not ended, where that is to be done.
+    fn ask(&mut self, election: &Election, around: &mut Surroundings<'_>, is_reachable: bool) {
+        let Some(pass) = self.pass.as_mut().filter(|pass| pass.asks) else { return };
+        let fails = !is_reachable || around.faults.strikes(Fault::FailedList);
+        let holds = election.holder == Some(self.index) && self.term.as_ref() == Some(&election.term());
+        pass.asks = false;
+        pass.writes.confirmed(&mut self.core.state, (!fails).then_some(holds));
+        self.next_writes(around.now_ms);
+    }
+
     /// Some of the writes that are under way, in any order.
     fn write(&mut self, around: &mut Surroundings<'_>, is_reachable: bool) {
         let count = if around.faults.at_peace { usize::MAX } else { 1 + around.random.below(4) };
         for _ in 0..count {
-            let Some(pass) = &mut self.pass else { return };
+            let Some(pass) = self.pass.as_mut().filter(|pass| !pass.asks) else { return };
             if pass.jobs.is_empty() {
                 self.next_writes(around.now_ms);
                 return;
@@ -317,22 +361,34 @@ impl Controller {
                 self.crash(around);
                 return;
             }
+            if around.faults.strikes(Fault::StuckWrites) {
+                pass.jobs.push(job);
+                self.stick(around);
+                return;
+            }
             let answer = if is_reachable { send(around, &job.write) } else { Err(unavailable()) };
             pass.writes.answered(&mut self.core.state, &job, job.write.outcome(answer));
         }
-        if self.pass.as_ref().is_some_and(|pass| pass.jobs.is_empty()) {
+        if self.pass.as_ref().is_some_and(|pass| pass.jobs.is_empty() && !pass.asks) {
             self.next_writes(around.now_ms);
         }
     }
 }
 
-/// All port leases, as a list says them.
-fn leases(server: &Server) -> Vec<EgressPortLease> {
+/// Who holds what, as lists say it.
+fn listed(server: &Server) -> Listed {
     let lease = |object: &std::sync::Arc<Object>| match &**object {
         Object::Lease(lease) => Some((**lease).clone()),
         _ => None,
     };
-    server.all(Kind::Lease).values().filter_map(lease).collect()
+    let gateway = |object: &std::sync::Arc<Object>| match &**object {
+        Object::Gateway(gateway) => Some((**gateway).clone()),
+        _ => None,
+    };
+    Listed {
+        leases: server.all(Kind::Lease).values().filter_map(lease).collect(),
+        gateways: server.all(Kind::Gateway).values().filter_map(gateway).collect(),
+    }
 }
 
 /// A write, with all that may happen on its way.

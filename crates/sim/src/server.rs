@@ -72,6 +72,10 @@ fn options() -> WriteOptions {
     WriteOptions { field_manager: Some("sim".to_owned()), ..WriteOptions::default() }
 }
 
+fn at_once() -> DeleteOptions {
+    DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() }
+}
+
 fn at(now_ms: u64) -> Timestamp {
     let seconds = EPOCH_S.saturating_add(i64::try_from(now_ms / 1000).unwrap_or(i64::MAX));
     Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)
@@ -150,8 +154,13 @@ impl Server {
             Action::Patch(part, patch) => {
                 self.patch(kind, namespace.as_deref(), &write.name, *part, patch.clone())
             }
-            Action::Delete(uid) => {
-                self.delete(kind, namespace.as_deref(), &write.name, uid.clone()).map(|()| Value::Null)
+            Action::Delete(only) => {
+                let options = DeleteOptions {
+                    uid: only.uid.clone(),
+                    resource_version: only.resource_version.clone(),
+                    ..at_once()
+                };
+                self.delete_if(kind, namespace.as_deref(), &write.name, &options).map(|()| Value::Null)
             }
         }
     }
@@ -190,16 +199,19 @@ impl Server {
     }
 
     /// Deletes an object, at once where nothing keeps it.
-    pub fn delete(
+    pub fn delete(&mut self, kind: Kind, namespace: Option<&str>, name: &str) -> Result<(), kube::Error> {
+        self.delete_if(kind, namespace, name, &at_once())
+    }
+
+    fn delete_if(
         &mut self,
         kind: Kind,
         namespace: Option<&str>,
         name: &str,
-        uid: Option<String>,
+        options: &DeleteOptions,
     ) -> Result<(), kube::Error> {
         let target = self.target(kind, namespace, name)?;
-        let options = DeleteOptions { grace_period_seconds: Some(0), uid, ..DeleteOptions::default() };
-        self.change(kind, |store, ctx| store.delete(ctx, &target, &options).map(drop))
+        self.change(kind, |store, ctx| store.delete(ctx, &target, options).map(drop))
     }
 
     /// Puts a pod on a node.

@@ -82,6 +82,11 @@ pub(super) fn delete_job<K: Resource<DynamicType = ()>>(object: &K) -> Job {
     Job { write: Write::delete(object), lease: None, read: None }
 }
 
+/// Deletes an object as it is known, and none that has changed.
+pub(super) fn delete_unchanged_job<K: Resource<DynamicType = ()>>(object: &K) -> Job {
+    Job { write: Write::delete_unchanged(object), lease: None, read: None }
+}
+
 /// Puts a finalizer among others or takes it away; none may be added while an object is being deleted.
 pub(super) fn set_finalizer(metadata: &mut ObjectMeta, finalizer: &str, wanted: bool, deleting: bool) {
     let finalizers = metadata.finalizers.get_or_insert_default();

@@ -46,7 +46,11 @@ fn eips(job: &Job) -> Option<Vec<String>> {
 fn written(state: &mut State, failing: &str) -> Vec<(String, Vec<String>)> {
     let mut writes = Writes::new(Changed::Everything, crate::clock::Clock::wall(), Duration::ZERO);
     let (mut told, mut version) = (Vec::new(), 1);
-    while let Some(jobs) = writes.next(state, true) {
+    while let Some(next) = writes.next(state, true) {
+        let Next::Jobs(jobs) = next else {
+            writes.confirmed(state, Some(true));
+            continue;
+        };
         for job in jobs {
             let object = job.write.collection.ends_with("egressgateways").then_some(&job.write.name);
             let known =
