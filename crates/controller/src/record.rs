@@ -1,13 +1,14 @@
 //! From objects to what the plan knows of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
 use api::convert;
 use api::names;
 use api::v1beta1::{
     self, EgressClusterEndpointSlice, EgressClusterInfo, EgressClusterPolicy, EgressEndpoint,
     EgressEndpointSlice, EgressGateway, EgressPolicy, EgressPolicyStatus, EgressPortLease, EgressTunnel,
-    GatewayEip, PolicyRef, condition,
+    GatewayEip, IpLists, PolicyRef, condition,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
@@ -140,17 +141,26 @@ pub(crate) fn lease(object: &EgressPortLease) -> LeaseRecord {
 }
 
 pub(crate) fn cluster_info(object: &EgressClusterInfo) -> ClusterInfoRecord {
-    // The status is compared as it is on the wire; the plan does not depend on it.
-    let status = object.status.as_ref();
-    let mode = status.map(|status| status.pod_cidr_mode.as_str());
-    let pod_cidr_mode = match mode {
-        Some("k8s") => PodCidrMode::Kubernetes,
-        Some("calico") => PodCidrMode::Calico,
-        Some("cilium") => PodCidrMode::Cilium,
+    let status = object.status.clone().unwrap_or_default();
+    let pod_cidr_mode = match status.pod_cidr_mode.as_str() {
+        "k8s" => PodCidrMode::Kubernetes,
+        "calico" => PodCidrMode::Calico,
+        "cilium" => PodCidrMode::Cilium,
         _ => PodCidrMode::Off,
     };
-    let status = ClusterNetworks { pod_cidr_mode, ..ClusterNetworks::default() };
+    let status = ClusterNetworks {
+        pod_cidr_mode,
+        nodes: status.node_ip.iter().map(|(name, lists)| (name.clone(), entries(lists))).collect(),
+        services: status.cluster_ip.as_ref().map(entries),
+        pods: status.pod_cidr.iter().map(|(name, lists)| (name.clone(), entries(lists))).collect(),
+        extra: status.extra_cidr,
+    };
     ClusterInfoRecord { spec: convert::cluster_info(object), status }
+}
+
+/// What can be read of two lists.
+fn entries<T: Ord + FromStr>(lists: &IpLists) -> BTreeSet<T> {
+    lists.ipv4.iter().chain(&lists.ipv6).filter_map(|text| text.parse().ok()).collect()
 }
 
 pub(crate) fn slice(object: &EgressEndpointSlice) -> Option<SliceRecord> {

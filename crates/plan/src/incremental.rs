@@ -158,6 +158,14 @@ impl Planner {
                 self.stale.networks |= changed;
                 changed
             }
+            // Somebody else may have written the status.
+            Event::ClusterInfo(Some(new))
+                if self.snapshot.cluster_info.as_ref().is_some_and(|known| known.spec == new.spec) =>
+            {
+                let differs = self.plan.cluster_networks.as_ref() != Some(&new.status);
+                self.stale.networks |= differs;
+                self.snapshot.absorb(Event::ClusterInfo(Some(new))) && differs
+            }
             Event::Service(ref key, ref addresses) => {
                 let before = self.snapshot.services.get(key);
                 let mut addresses = before.into_iter().chain(addresses).flatten();
@@ -217,9 +225,6 @@ impl Planner {
                     tunnel.message.clone_from(&planned.message);
                     known == *new
                 })
-            }
-            Event::ClusterInfo(Some(new)) => {
-                self.snapshot.cluster_info.as_ref().is_some_and(|known| known.spec == new.spec)
             }
             _ => false,
         }
