@@ -40,7 +40,7 @@ faults! {
     LateWrite = 20,
     /// A controller stops while its writes are under way: they arrive when another one leads, and its own process lives on, or
     /// does not
-    StuckWrites = 8,
+    StuckWrites = 20,
     /// A list of who holds what fails, or the question whether a term has ended
     FailedList = 100,
     /// A controller dies between two writes

@@ -58,6 +58,8 @@ operations! {
     CreatePod = 12,
     /// A pod is deleted
     DeletePod = 5,
+    /// The pods of a node are deleted, and others are made for them
+    Drain = 6,
     /// A node joins
     AddNode = 4,
     /// A node's object is deleted
@@ -169,6 +171,7 @@ impl People {
             Operation::Move => self.wish_move(server),
             Operation::CreatePod => self.create_pod(server),
             Operation::DeletePod => self.delete(server, &[Kind::Pod]),
+            Operation::Drain => self.drain(server),
             Operation::AddNode => {
                 let number = self.random.below(NODES);
                 self.add_node(server, number)
@@ -322,6 +325,28 @@ impl People {
             "spec": {"containers": [{"name": "c", "image": "i"}]},
         });
         server.create(Kind::Pod, Some(namespace), pod).is_ok()
+    }
+
+    fn drain(&mut self, server: &mut Server) -> bool {
+        let Some((_, (_, node))) = self.any(server, &[Kind::Node]) else { return false };
+        let pods = server.all(Kind::Pod).iter().filter_map(|(key, object)| match &**object {
+            Object::Pod(pod) if pod.spec.node_name == node => {
+                Some((key.clone(), pod.metadata.labels.clone().unwrap_or_default()))
+            }
+            _ => None,
+        });
+        let pods: Vec<_> = pods.collect();
+        for ((namespace, name), labels) in &pods {
+            server.delete(Kind::Pod, Some(namespace), name).expect("a pod is deleted");
+            self.pods_made += 1;
+            let pod = json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": format!("pod-{}", self.pods_made), "namespace": namespace, "labels": labels},
+                "spec": {"containers": [{"name": "c", "image": "i"}]},
+            });
+            server.create(Kind::Pod, Some(namespace), pod).expect("a pod is made");
+        }
+        !pods.is_empty()
     }
 
     fn add_node(&mut self, server: &mut Server, number: usize) -> bool {
