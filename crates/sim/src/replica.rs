@@ -40,6 +40,11 @@ pub struct Election {
 }
 
 impl Election {
+    /// Nobody holds it any more: it was not renewed for long.
+    pub fn expire(&mut self) {
+        self.holder = None;
+    }
+
     fn term(&self) -> Term {
         Term::new(self.changes.to_string())
     }
@@ -139,6 +144,11 @@ impl Controller {
     #[must_use]
     pub fn leads(&self, now_ms: u64) -> bool {
         now_ms < self.leads_until_ms
+    }
+
+    /// Writes that it is about to send, or has sent without an answer.
+    pub fn under_way(&self) -> impl Iterator<Item = &Write> {
+        self.pass.iter().flat_map(|pass| &pass.jobs).map(|job| &job.write)
     }
 
     /// Whether it has nothing to do, as far as it knows.
