@@ -215,14 +215,20 @@ impl People {
         server.patch(kind, Some(&namespace), &name, Part::Main, patch).is_ok()
     }
 
-    /// Some addresses of a /28 that all gateways draw from: pools overlap now and then.
+    /// Some addresses of a /28 that all gateways draw from: pools overlap now and then. Some have as many of IPv6.
     fn pools(&mut self) -> Value {
         let first = self.random.between(0, 2) * 10 + self.random.between(1, 4);
         let last = first + self.random.between(0, 8);
         let default =
             self.random.permille(300).then(|| format!("10.6.100.{}", self.random.between(first, last)));
         let ranges = json!([format!("10.6.100.{first}-10.6.100.{last}")]);
-        json!({"ipv4": ranges, "ipv4DefaultEIP": default})
+        let v6 = if self.random.permille(300) {
+            let skew = self.random.between(0, 2);
+            json!([format!("fd00:6::{:x}-fd00:6::{:x}", first + skew, last + skew)])
+        } else {
+            json!([])
+        };
+        json!({"ipv4": ranges, "ipv4DefaultEIP": default, "ipv6": v6, "ipv6DefaultEIP": null})
     }
 
     fn node_selector(&mut self) -> Value {
