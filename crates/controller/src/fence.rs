@@ -112,6 +112,12 @@ impl Fence {
         self.is_confirmed &= !self.stamped.insert(key);
     }
 
+    /// The API server refuses any change of an object. It must not keep all others waiting: for it alone only time keeps leaders
+    /// apart, until it has another version.
+    pub(crate) fn pass_over(&mut self, kind: Exclusive, name: &str) {
+        self.open.remove(&(kind, name.to_owned()));
+    }
+
     /// An object is gone.
     pub(crate) fn gone(&mut self, kind: Exclusive, name: &str) {
         let key = (kind, name.to_owned());
@@ -167,6 +173,17 @@ mod tests {
         assert!(fence.is_closed());
         fence.look_at(Exclusive::Lease, &lease("a", "mine"));
         assert!(!fence.is_closed(), "made anew: it was not there when the term was confirmed");
+    }
+
+    #[test]
+    fn what_can_not_be_stamped_keeps_nobody_waiting() {
+        let mut fence = fence("mine");
+        fence.look_at_all(Exclusive::Lease, [lease("a", "theirs")].iter());
+        fence.confirm();
+        fence.pass_over(Exclusive::Lease, "a");
+        assert!(fence.is_closed());
+        fence.look_at(Exclusive::Lease, &lease("a", "others"));
+        assert!(!fence.is_closed(), "it is tried again when it has changed");
     }
 
     #[test]

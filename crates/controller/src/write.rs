@@ -185,6 +185,9 @@ impl Writes {
         if let (Some((name, lease)), Err(WriteError::Unavailable { .. })) = (job.lease(), &known) {
             state.planner.absorb(plan::Event::UncertainLease(name.clone(), Some(lease.clone())));
         }
+        if let (Some((kind, name)), Err(WriteError::Refused { .. })) = (job.stamps(), &known) {
+            state.fence.pass_over(*kind, name);
+        }
         match known {
             Ok(input) => {
                 self.outcome.written += 1;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::fence::Exclusive;
 use crate::watches::Input;
 
 /// A write, and how to read what the object has become by it.
@@ -16,6 +17,7 @@ pub struct Job {
     /// What is written
     pub write: Write,
     lease: Option<(LeaseName, PortLease)>,
+    stamps: Option<(Exclusive, String)>,
     read: Option<Read>,
 }
 
@@ -27,12 +29,22 @@ impl Job {
         K: DeserializeOwned + 'static,
     {
         let read = move |object| Ok(wrap(Change::Applied(serde_json::from_value(object)?)));
-        Self { write, lease: None, read: Some(Box::new(read)) }
+        Self { write, lease: None, stamps: None, read: Some(Box::new(read)) }
     }
 
     /// It makes this of a node's lease.
     pub(super) fn of_lease(self, lease: Option<(LeaseName, PortLease)>) -> Self {
         Self { lease, ..self }
+    }
+
+    /// It puts the stamp on this object.
+    pub(super) fn of_stamp(self, kind: Exclusive, name: &str) -> Self {
+        Self { stamps: Some((kind, name.to_owned())), ..self }
+    }
+
+    /// The object that gets nothing but the stamp.
+    pub(super) fn stamps(&self) -> Option<&(Exclusive, String)> {
+        self.stamps.as_ref()
     }
 
     /// Which lease and what it is to be, where it is a lease that is given.
@@ -79,12 +91,12 @@ where
 }
 
 pub(super) fn delete_job<K: Resource<DynamicType = ()>>(object: &K) -> Job {
-    Job { write: Write::delete(object), lease: None, read: None }
+    Job { write: Write::delete(object), lease: None, stamps: None, read: None }
 }
 
 /// Deletes an object as it is known, and none that has changed.
 pub(super) fn delete_unchanged_job<K: Resource<DynamicType = ()>>(object: &K) -> Job {
-    Job { write: Write::delete_unchanged(object), lease: None, read: None }
+    Job { write: Write::delete_unchanged(object), lease: None, stamps: None, read: None }
 }
 
 /// Puts a finalizer among others or takes it away; none may be added while an object is being deleted.

@@ -68,12 +68,13 @@ impl Writer<'_> {
     where
         K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + 'static,
     {
-        if !self.state.fence.is_open(kind, object.meta().name.as_deref().unwrap_or_default()) {
+        let name = object.meta().name.as_deref().unwrap_or_default();
+        if !self.state.fence.is_open(kind, name) {
             return None;
         }
         let mut wanted = object.clone();
         wanted.meta_mut().annotations.get_or_insert_default().extend([self.annotation()]);
-        patch_job(object, &wanted, Part::Main, wrap)
+        patch_job(object, &wanted, Part::Main, wrap).map(|job| job.of_stamp(kind, name))
     }
 
     fn annotation(&self) -> (String, String) {

@@ -59,7 +59,7 @@ fn written(state: &mut State, failing: &str) -> Vec<(String, Vec<String>)> {
             if let (Some(eips), false) = (eips(&job), job.write.name == failing) {
                 told.push((job.write.name.clone(), eips));
             }
-            if job.write.name == failing {
+            if job.write.name == failing && eips(&job).is_some() {
                 let what = job.write.what.clone();
                 writes.answered(state, &job, Err(WriteError::Conflict { what }));
                 continue;
