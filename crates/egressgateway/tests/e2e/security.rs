@@ -133,6 +133,13 @@ fn own_node_only(world: &World) -> Result<()> {
     let tunnels: Api<EgressTunnel> = Api::all(agent.clone());
     let beats: Api<Lease> = Api::namespaced(agent, SYSTEM);
     let parameters = PatchParams::default();
+    world.until("every agent renews its Lease", || {
+        for node in NODES {
+            let all: Api<Lease> = world.built_in(SYSTEM);
+            world.answered(all.get(&api::names::heartbeat_lease(node))).map(drop)?;
+        }
+        Ok(())
+    })?;
     // What changes nothing, of every node: whether it may be written is all that matters.
     for node in NODES {
         let same = Patch::Merge(json!({"status": {}}));
