@@ -14,8 +14,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
@@ -139,28 +138,5 @@ fn mount_inside(private: &Path) -> Result<(), LabError> {
     })?;
     let options = Some("mode=0755,size=256m");
     mount(Some("lab"), private, Some("tmpfs"), plain, options)
-        .map_err(|errno| LabError::StateDir { path: private.to_path_buf(), source: errno.into() })?;
-    let held = held_program(&private.join("root"));
-    hold_program(&held).map_err(|source| LabError::StateDir { path: held, source })
-}
-
-/// Where the lab keeps the program that it was started from, beside the directory that containers' roots are built on.
-pub(crate) fn held_program(containers_root: &Path) -> PathBuf {
-    containers_root.with_file_name("program")
-}
-
-/// A lab goes on with the program that it began with, whatever becomes of the file: a mount keeps what it shows. It has to
-/// be made while the file is there, for one that is gone can't be mounted.
-fn hold_program(held: &Path) -> io::Result<()> {
-    fs::File::create(held)?;
-    let file = fs::canonicalize("/proc/self/exe");
-    let mounted = file.and_then(|file| {
-        mount(Some(&file), held, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io::Error::from)
-    });
-    if mounted.is_err() {
-        // Replaced in the moments since this process began: what runs can still be read.
-        fs::copy("/proc/self/exe", held)?;
-        fs::set_permissions(held, fs::Permissions::from_mode(0o755))?;
-    }
-    Ok(())
+        .map_err(|errno| LabError::StateDir { path: private.to_path_buf(), source: errno.into() })
 }

@@ -14,7 +14,7 @@ use nix::unistd::{chroot, pivot_root};
 
 use crate::container::spec::{ContainerSpec, VolumeMount};
 use crate::container::{PROGRAM_NAMES, PROGRAMS_DIR};
-use crate::sandbox::{held_program, make_mounts_private};
+use crate::sandbox::make_mounts_private;
 
 /// Top-level directories that a container has for itself.
 const OWN: [&str; 2] = ["tmp", "run"];
@@ -31,7 +31,7 @@ pub(crate) fn build_and_enter(spec: &ContainerSpec) -> anyhow::Result<()> {
         make_dir(&root.join(own), mode)?;
     }
     mount_sys(&root.join("sys"));
-    bind_programs(root, &held_program(root))?;
+    bind_programs(root)?;
     bind_hosts(root, &spec.hosts)?;
     for volume in &spec.mounts {
         bind_volume(root, volume).with_context(|| format!("mount {}", volume.target.display()))?;
@@ -66,7 +66,7 @@ fn mount_sys(target: &Path) {
     }
 }
 
-fn bind_programs(root: &Path, held: &Path) -> anyhow::Result<()> {
+fn bind_programs(root: &Path) -> anyhow::Result<()> {
     let directory = root.join(PROGRAMS_DIR.trim_start_matches('/'));
     // /opt may be the machine's: cover it, the machine keeps nothing of ours.
     let opt = root.join("opt");
@@ -76,7 +76,13 @@ fn bind_programs(root: &Path, held: &Path) -> anyhow::Result<()> {
     make_dirs(&directory)?;
     let program = directory.join("egressgateway");
     fs::File::create(&program).context("make the program's mount point")?;
-    bind(held, &program).context("bind the program")?;
+    let bound = fs::canonicalize("/proc/self/exe").map(|file| bind(&file, &program));
+    if !matches!(bound, Ok(Ok(()))) {
+        // A new build has replaced the file, and one that is gone can't be bound. A link to what the lab's first process runs
+        // leads to it still.
+        fs::remove_file(&program).context("remove the program's mount point")?;
+        symlink("/proc/1/exe", &program).context("link the program")?;
+    }
     for name in PROGRAM_NAMES {
         symlink("egressgateway", directory.join(name)).context("name the program")?;
     }
