@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::User;
 use super::access::Action;
@@ -30,6 +31,27 @@ pub struct Asked {
     pub namespace: String,
     /// Whether the answer was 403, from roles or from an admission policy
     pub forbidden: bool,
+}
+
+impl Asked {
+    /// What a line of Kubernetes' own audit log says; `None` where it is about no resource, of no service account, or only half
+    /// written.
+    #[must_use]
+    pub fn in_log(line: &str) -> Option<Self> {
+        let event: Value = serde_json::from_str(line).ok()?;
+        let text =
+            |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let resource = Some(text("/objectRef/resource")).filter(|resource| !resource.is_empty())?;
+        let part = text("/objectRef/subresource");
+        Some(Self {
+            account: text("/user/username").strip_prefix(SERVICE_ACCOUNT)?.to_owned(),
+            verb: text("/verb"),
+            group: text("/objectRef/apiGroup"),
+            resource: if part.is_empty() { resource } else { format!("{resource}/{part}") },
+            namespace: text("/objectRef/namespace"),
+            forbidden: event.pointer("/responseStatus/code").and_then(Value::as_u64) == Some(403),
+        })
+    }
 }
 
 /// Everything that was asked.
@@ -91,5 +113,27 @@ mod tests {
             audit.asked().into_iter().map(|it| (it.verb, it.resource, it.forbidden)).collect();
         let expected = [("get", false), ("patch", true)];
         assert_eq!(asked, expected.map(|(verb, no)| (verb.to_owned(), "pods/status".to_owned(), no)));
+    }
+
+    #[test]
+    fn a_line_of_the_log_tells_who_asked_for_what_and_whether_it_was_refused() {
+        let line = r#"{"kind":"Event","stage":"ResponseComplete","verb":"patch",
+            "user":{"username":"system:serviceaccount:kube-system:egressgateway-agent"},
+            "objectRef":{"resource":"egresstunnels","name":"a","apiGroup":"egressgateway.spidernet.io",
+            "apiVersion":"v1beta1","subresource":"status"},"responseStatus":{"code":403}}"#;
+        let expected = Asked {
+            account: "kube-system:egressgateway-agent".to_owned(),
+            verb: "patch".to_owned(),
+            group: "egressgateway.spidernet.io".to_owned(),
+            resource: "egresstunnels/status".to_owned(),
+            namespace: String::new(),
+            forbidden: true,
+        };
+        assert_eq!(Asked::in_log(line), Some(expected));
+        assert_eq!(
+            Asked::in_log(r#"{"verb":"get","user":{"username":"jane"},"objectRef":{"resource":"pods"}}"#),
+            None
+        );
+        assert_eq!(Asked::in_log(r#"{"verb":"ge"#), None);
     }
 }

@@ -15,7 +15,7 @@ use apiserver::server::{ApiServer, ApiServerHandle, ServerConfig};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -27,8 +27,6 @@ const PROGRAMS_VARIABLE: &str = "EGRESSGATEWAY_KUBERNETES";
 /// What only a broken program misses.
 const PATIENCE: Duration = Duration::from_secs(60);
 const ADMIN_TOKEN: &str = "of-a-test";
-/// Beginning of the user name of every service account.
-const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 /// Requests of our programs, without what they carry.
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -227,24 +225,8 @@ impl RealServer {
 
     fn asked(&self) -> BTreeSet<Asked> {
         let log = fs::read_to_string(self.directory.path().join("audit.log")).unwrap_or_default();
-        log.lines().filter_map(entry).collect()
+        log.lines().filter_map(Asked::in_log).collect()
     }
-}
-
-/// What a line of the audit log says; `None` where it is about no resource, or only half written.
-fn entry(line: &str) -> Option<Asked> {
-    let event: Value = serde_json::from_str(line).ok()?;
-    let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let resource = Some(text("/objectRef/resource")).filter(|resource| !resource.is_empty())?;
-    let part = text("/objectRef/subresource");
-    Some(Asked {
-        account: text("/user/username").strip_prefix(SERVICE_ACCOUNT)?.to_owned(),
-        verb: text("/verb"),
-        group: text("/objectRef/apiGroup"),
-        resource: if part.is_empty() { resource } else { format!("{resource}/{part}") },
-        namespace: text("/objectRef/namespace"),
-        forbidden: event.pointer("/responseStatus/code").and_then(Value::as_u64) == Some(403),
-    })
 }
 
 fn start(programs: &Path, directory: &Path, name: &str, arguments: &[(&str, String)]) -> Child {
