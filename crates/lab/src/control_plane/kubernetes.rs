@@ -40,6 +40,8 @@ const START_DEADLINE: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long a controller that ended stays away.
 const START_AGAIN: Duration = Duration::from_secs(1);
+/// So many requests a second Kubernetes' controllers and its scheduler allow themselves.
+const REQUESTS_PER_SECOND: &str = "300";
 /// How often kube-controller-manager looks at nodes.
 const NODE_MONITOR_PERIOD: &str = "500ms";
 
@@ -247,12 +249,21 @@ impl Kubernetes {
             ("allocate-node-cidrs", "false"),
             ("leader-elect", "false"),
             ("bind-address", "127.0.0.1"),
+            // By default it holds itself back to 20 requests a second.
+            ("kube-api-qps", REQUESTS_PER_SECOND),
+            ("kube-api-burst", REQUESTS_PER_SECOND),
         ])
     }
 
     fn scheduler_arguments(&self) -> Vec<String> {
         let path = self.credentials.path("scheduler.conf");
-        flags(&[("kubeconfig", &path), ("leader-elect", "false"), ("bind-address", "127.0.0.1")])
+        flags(&[
+            ("kubeconfig", &path),
+            ("leader-elect", "false"),
+            ("bind-address", "127.0.0.1"),
+            ("kube-api-qps", REQUESTS_PER_SECOND),
+            ("kube-api-burst", REQUESTS_PER_SECOND),
+        ])
     }
 }
 
