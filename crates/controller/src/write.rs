@@ -1,6 +1,6 @@
 //! Writes what differs between the plan and the objects.
 //!
-//! Where a pass gives or takes ports or EIPs, a later leader must be able to rely on what it sees: see [`crate::fence`].
+//! Where a pass gives or takes ports or EIPs, a later leader must be able to rely on what it sees: see `crate::fence`.
 //!
 //! In steps, each complete before the next begins: what a step wrote is known to the one after it, ports are taken from
 //! one node before another gets them, as are EIPs from gateways, and a policy says that it is in force after everything that

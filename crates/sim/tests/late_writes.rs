@@ -30,17 +30,17 @@ impl Cluster {
         for name in ["n0", "n1"] {
             let node = json!({"apiVersion": "v1", "kind": "Node",
                 "metadata": {"name": name, "labels": {"gateway": "true"}}});
-            server.create(Kind::Node, None, node).unwrap();
+            server.create(Kind::Node, None, node).expect("created");
         }
         let gateway = json!({"apiVersion": api::names::API_VERSION, "kind": "EgressGateway",
             "metadata": {"name": "g"},
             "spec": {"ippools": {"ipv4": ["10.6.100.1"]},
                      "nodeSelector": {"selector": {"matchLabels": {"gateway": "none"}}}}});
-        server.create(Kind::Gateway, None, gateway).unwrap();
+        server.create(Kind::Gateway, None, gateway).expect("created");
         let policy = json!({"apiVersion": api::names::API_VERSION, "kind": "EgressPolicy",
             "metadata": {"name": "p", "namespace": "default"},
             "spec": {"egressGatewayName": "g", "appliedTo": {"podSelector": {"matchLabels": {"app": "web"}}}}});
-        server.create(Kind::Policy, Some("default"), policy).unwrap();
+        server.create(Kind::Policy, Some("default"), policy).expect("created");
         let mut faults = Faults::new(random.split());
         faults.at_peace = true;
         Self { server, judge: Judge::new(20), faults, random, election: Election::default(), now_ms: 0 }
@@ -50,7 +50,7 @@ impl Cluster {
         let pod = json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": "default", "labels": {"app": "web"}},
             "spec": {"containers": [{"name": "c", "image": "i"}]}});
-        self.server.create(Kind::Pod, Some("default"), pod).unwrap();
+        self.server.create(Kind::Pod, Some("default"), pod).expect("created");
         self.server.bind("default", name, node);
     }
 
@@ -66,8 +66,8 @@ impl Cluster {
             now_ms: self.now_ms,
             is_outage: false,
         };
-        let did = controller.turn(&mut self.election, &mut around).unwrap();
-        self.judge.look(&self.server, self.now_ms).unwrap();
+        let did = controller.turn(&mut self.election, &mut around).expect("no violation");
+        self.judge.look(&self.server, self.now_ms).expect("no violation");
         did
     }
 
@@ -140,7 +140,7 @@ fn what_arrives_when_another_replica_leads_gives_nothing() {
     for write in &late {
         assert_eq!(blocks(write), given, "both leaders have chosen the same ports");
         drop(cluster.server.write(write));
-        cluster.judge.look(&cluster.server, cluster.now_ms).unwrap();
+        cluster.judge.look(&cluster.server, cluster.now_ms).expect("no violation");
     }
     assert!(cluster.blocks_of("n0").is_empty(), "the late write is a conflict");
 }

@@ -120,7 +120,8 @@ fn objects(scene: &Scene<'_>) -> Result<Objects> {
     };
     let world = scene.world;
     for object in world.list("EgressGateway", None)?.iter().filter(|object| object.name_any() == scene.name) {
-        add("EgressGateway", object, json!([object.resource_version(), object.data]));
+        // A new leader may put its stamp on it.
+        add("EgressGateway", object, object.data.clone());
     }
     for kind in ["EgressPolicy", "EgressEndpointSlice"] {
         for object in &world.list(kind, Some(scene.name))? {
