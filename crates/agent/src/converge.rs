@@ -14,6 +14,7 @@
 
 mod describe;
 mod inherit;
+mod known_tables;
 #[cfg(test)]
 mod tests;
 
@@ -348,35 +349,6 @@ impl<K: Kernel> Converger<K> {
         self.last_wanted = Some(wanted);
         self.kernel_due = false;
         Ok(outcome)
-    }
-
-    /// Reads the kernel; its tables only if anybody has committed anything since the last pass.
-    fn read(&mut self, mut interest: Interest) -> Result<Found, K::Error> {
-        let known = match self.known_tables.take() {
-            Some((generation, tables)) if self.kernel.generation()? == generation => {
-                Some((generation, tables))
-            }
-            _ => None,
-        };
-        if known.is_some() {
-            interest.tables.clear();
-        }
-        let mut found = self.kernel.read(&interest)?;
-        if let Some((generation, tables)) = known {
-            (found.generation, found.tables) = (generation, tables);
-        }
-        Ok(found)
-    }
-
-    /// After a commit: the tables are as they were wanted, if nobody else has committed anything meanwhile.
-    fn remember_tables(&mut self, before: u32, wanted: &DatapathState) -> Result<(), K::Error> {
-        let now = self.kernel.generation()?;
-        let tables = wanted
-            .tables
-            .values()
-            .map(|table| (TableId { family: table.family, name: table.name.clone() }, FoundTable::of(table)));
-        self.known_tables = (now == before.wrapping_add(1)).then(|| (now, tables.collect()));
-        Ok(())
     }
 
     /// Reads the devices, where they may have changed.

@@ -37,7 +37,6 @@ pub struct State {
     pub(crate) cluster_slices: BTreeMap<SliceKey, EgressClusterEndpointSlice>,
     /// When statuses of gateways are written
     pub(crate) pace: Pace,
-    pub(crate) settings: Settings,
     /// What of a former leader's could still be under way
     pub(crate) fence: Fence,
     listed: BTreeSet<Kind>,
@@ -48,8 +47,7 @@ impl State {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
-            planner: Planner::new(settings.clone()),
-            settings,
+            planner: Planner::new(settings),
             gateways: BTreeMap::new(),
             policies: BTreeMap::new(),
             cluster_policies: BTreeMap::new(),

@@ -407,8 +407,8 @@ impl Writer<'_> {
                 let wanted_by = eip.addresses().filter_map(|address| wanted_by.get(&address));
                 wanted_by.into_iter().flatten().any(|other| other != name)
             };
-            let is_long = planned.status.eips().count() >= self.state.settings.long_list;
-            let may_wait = known.get(name).filter(|_| is_long).is_some_and(|record| {
+            let (eips, settings) = (planned.status.eips().count(), &self.state.planner.snapshot().settings);
+            let may_wait = known.get(name).filter(|_| eips >= settings.long_list).is_some_and(|record| {
                 record.moves.is_empty()
                     && is_observed(&object.metadata, conditions_of(object))
                     && only_lists_others(&record.status, &planned.status)
@@ -417,7 +417,7 @@ impl Writer<'_> {
             if may_wait != others_at.is_some() {
                 continue;
             }
-            let due_at = pace.due_at(name, planned.status.eips().count(), &self.state.settings);
+            let due_at = pace.due_at(name, eips, settings);
             if others_at.is_some_and(|now| due_at > now) {
                 gateways.waiting.insert(name.clone(), due_at);
                 continue;
